@@ -1,0 +1,293 @@
+"""config: every number of the method, with its unit, range and source; presets; one way in and out as plain data.
+
+Sources: **[P]** Zhang et al., "Uncertainty-guided mutual consistency learning for semi-supervised medical image
+segmentation", Artificial Intelligence in Medicine 2023 (arXiv 2112.02508v2); **[C]** the code its authors released;
+**[D]** the dual-task consistency code whose conventions [P] builds on; **[M]** measured by us, see docs/results.md.
+Where a flaw of [C] or [D] is mended, the option's other value, `"published"`, reproduces the published behavior.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def _require(ok: bool, sentence: str) -> None:
+    if not ok:
+        raise ValueError(sentence)
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """How a scan becomes the network's input; used unchanged by training and inference."""
+
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Working voxel size in mm, axes R, A, S; > 0. Median of the project's scans, coarsened to fit the device."""
+    patch: tuple[int, int, int] = (48, 64, 48)
+    """Training patch and inference window in working voxels; each a multiple of 2**(levels - 1)."""
+    clip_percentiles: tuple[float, float] = (1.0, 99.0)
+    """Intensities are clipped to these percentiles of the scan, in [0, 100] [M]; (0, 100) clips nothing."""
+    padding: str = "minimum"
+    """What surrounds a scan smaller than the patch: "minimum" of the normalized scan, or "zero" as published [C]."""
+
+    def __post_init__(self) -> None:
+        _require(min(self.spacing_mm) > 0, f"spacing_mm is {self.spacing_mm}; every value must be above 0.")
+        _require(min(self.patch) >= 8, f"patch is {self.patch}; every value must be at least 8 voxels.")
+        low, high = self.clip_percentiles
+        _require(0 <= low < high <= 100, f"clip_percentiles is {self.clip_percentiles}; need 0 <= low < high <= 100.")
+        _choice("padding", self.padding, ("minimum", "zero"))
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The dual-task V-Net: one encoder-decoder, a segmentation head and a signed distance head."""
+
+    classes: int = 1
+    """Foreground classes, >= 1."""
+    filters: tuple[int, ...] = (16, 32, 64, 96)
+    """Channels per level, finest first [M]; [P] (16, 32, 64, 128, 256)."""
+    convolutions: tuple[int, ...] = (1, 2, 2, 2)
+    """3x3x3 convolutions per level [M]; [P] (1, 2, 3, 3, 3)."""
+    norm: str = "instance"
+    """"instance" learns in few steps and has no running buffers [M]; "batch" as in [P]; "group" (8 groups)."""
+    dropout: float = 0.5
+    """Probability of dropping a whole channel after the bottleneck and before the heads, in [0, 1) [P]."""
+    initialization: str = "kaiming"
+    """"kaiming" (He et al. 2015) or "default" (PyTorch's, as published)."""
+    sdm_head: str = "separate"
+    """"separate" 1x1x1 convolution [P]; "published": tanh of the segmentation logits as in [C], where the
+    cross-task term contradicts itself."""
+
+    def __post_init__(self) -> None:
+        _require(self.classes >= 1, f"classes is {self.classes}; a project has at least 1 foreground class.")
+        _require(len(self.filters) == len(self.convolutions) >= 2, "filters and convolutions need equal length >= 2.")
+        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1).")
+        _choice("norm", self.norm, ("instance", "batch", "group"))
+        _choice("initialization", self.initialization, ("kaiming", "default"))
+        _choice("sdm_head", self.sdm_head, ("separate", "published"))
+
+    @property
+    def stride(self) -> int:
+        """Patch edges must be multiples of this many voxels."""
+        return int(2 ** (len(self.filters) - 1))
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Terms, weights and targets of the loss ([P] Eq. 2 to 7)."""
+
+    sdm_weight: float = 1.0
+    """Weight of the distance regression in the supervised loss; [P] 1, [D] 0.3."""
+    beta: float = 0.75
+    """Share of the segmentation task in the intra-task consistency, in [0, 1] ([P] Eq. 4, Table 2)."""
+    intra_task_weight: float = 0.1
+    """Final weight of the intra-task consistency [P]."""
+    cross_task_weight: float = 0.1
+    """Final weight of the cross-task consistency [P]."""
+    mix_weight: float = 0.5
+    """Final weight of cross-entropy + Dice on copy-pasted patches, >= 0; only with `TrainConfig.copy_paste` on [M]."""
+    rampup_fraction: float = 1.0
+    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1]; [P] the whole run."""
+    threshold_start: float = 0.75
+    """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P Fig. 3]."""
+    uncertainty_weighting: str = "mask"
+    """"mask": voxels under the threshold teach [P]; "soft": every voxel weighs (1 - uncertainty)."""
+    cross_task_guidance: str = "published"
+    """"published": the cross-task term counts all voxels ([P] Eq. 6); "mask": the uncertainty weights it too."""
+    sdm_convention: str = "between_voxels"
+    """"between_voxels": zero lies between inner and outer voxels, one scale for both sides, truncated;
+    "published" [D]: zero on the inner boundary voxels, each side scaled by its own maximum, per crop."""
+    sdm_truncation: float = 8.0
+    """Distance in working voxels at which the truncated map saturates at 1; > 0. Unused when published."""
+    sharpness: float = 24.0
+    """k of the inverse transform sigmoid(-k sdm) ([P] Eq. 5). 24 / truncation 8 gives a transition of about one
+    voxel; 1500 in [C] and [D], where the gradient to the distance head vanishes almost everywhere."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.beta <= 1, f"beta is {self.beta}; it must lie in [0, 1].")
+        for name in ("sdm_weight", "intra_task_weight", "cross_task_weight", "mix_weight"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
+        _require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
+        _require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
+        _require(self.sdm_truncation > 0 and self.sharpness > 0, "sdm_truncation and sharpness must be above 0.")
+        _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft"))
+        _choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
+        _choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One round of training."""
+
+    method: str = "ug_mcl"
+    """"ug_mcl" (labeled and unlabeled), or "supervised" (labeled only, segmentation head only)."""
+    steps: int = 400
+    """Optimizer steps of a round, >= 1; [P] 6000."""
+    budget_s: float = 0.0
+    """Training seconds after which a round must end; 0 for none. The steps are cut to what a measured step allows."""
+    cpu_budget_s: float = 0.0
+    """The same in CPU seconds of the process (all threads); 0 for none. Used by comparisons at equal budget."""
+    min_steps: int = 40
+    """The budget never cuts the steps below this."""
+    labeled_batch: int = 2
+    """Labeled patches a step [P]."""
+    unlabeled_batch: int = 2
+    """Unlabeled patches a step [P]."""
+    optimizer: str = "adamw"
+    """"adamw" with a one-cycle rate [M], or "sgd": momentum 0.9, rate x 0.1 after 5/12 and 10/12 of the steps [P]."""
+    learning_rate: float = 4e-3
+    """Peak rate; [P] 0.01 with sgd."""
+    weight_decay: float = 1e-4
+    """[P]."""
+    warm_start_rate: float = 0.5
+    """Factor on the peak rate when a round starts from the published model, in (0, 1] [M]."""
+    ema_decay: float = 0.99
+    """Teacher = decay x teacher + (1 - decay) x student, decay at most 1 - 1/(step + 1) [C]; in [0, 1)."""
+    teacher_buffers: str = "ema"
+    """"ema": normalization buffers are averaged like weights and the teacher normalizes with them;
+    "published": the teacher keeps its own buffers, fed by its noisy training-mode passes [C]."""
+    mc_samples: int = 8
+    """Dropout passes T of the teacher a step [P]."""
+    mc_stream: str = "unlabeled"
+    """Which patches the consistency terms see: "unlabeled", or "all" as in [P] and [C]."""
+    skip_below: float = 0.006
+    """Teacher passes are skipped while the consistency weight, as a fraction of its final value times 0.1, is below
+    this; 0 never skips. At 0.006 of the paper's 0.1 that is the first quarter of a run."""
+    perturbation: str = "strong"
+    """"strong": the student sees stronger intensity changes than the teacher [M]; "noise": teacher and each of its
+    passes see clamped Gaussian noise [C] (0.1, clamped at 0.2); "none" [P]."""
+    copy_paste: str = "off"
+    """"on": labeled and unlabeled patches also exchange boxes, the teacher's certain voxels standing in for labels."""
+    augmentation: str = "full"
+    """"full": flips, small rotations and zooms, intensity; "flips": independent flips and quarter turns with all
+    eight symmetries; "published" [C]: a quarter turn and always one flip, so the original view never occurs."""
+    flip_axes: tuple[int, ...] = (0,)
+    """Working axes that "full" may mirror: 0 left-right, 1 back-front, 2 down-up."""
+    crop_offset: str = "inclusive"
+    """"inclusive", or "published" [C]: the last crop position is never drawn."""
+    foreground_crops: float = 0.5
+    """Chance that a labeled patch is centered on a foreground voxel, in [0, 1]; 0 as published."""
+    pool_mib: int = 512
+    """Memory for preprocessed volumes in MiB; larger pools rotate through it, >= 16."""
+    save_every_s: float = 30.0
+    """Seconds between resumable training states."""
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, ("ug_mcl", "supervised"))
+        _choice("optimizer", self.optimizer, ("adamw", "sgd"))
+        _choice("teacher_buffers", self.teacher_buffers, ("ema", "published"))
+        _choice("mc_stream", self.mc_stream, ("unlabeled", "all"))
+        _choice("perturbation", self.perturbation, ("strong", "noise", "none"))
+        _choice("copy_paste", self.copy_paste, ("off", "on"))
+        _choice("augmentation", self.augmentation, ("full", "flips", "published", "none"))
+        _choice("crop_offset", self.crop_offset, ("inclusive", "published"))
+        for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+        _require(0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1].")
+        _require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
+        _require(set(self.flip_axes) <= {0, 1, 2}, f"flip_axes is {self.flip_axes}; allowed: 0, 1, 2.")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Sliding-window inference."""
+
+    mc_samples: int = 8
+    """Dropout passes T behind the uncertainty [P]; 1 to 64."""
+    overlap: float = 0.5
+    """Overlap of neighboring windows, in [0, 0.9]."""
+    window_batch: int = 4
+    """Windows in one forward pass; halved on out-of-memory."""
+    measure: str = "predictive_entropy"
+    """Uncertainty measure, in [0, 1]: "predictive_entropy" is the entropy of the mean of the passes over ln C."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.mc_samples <= 64, f"mc_samples is {self.mc_samples}; allowed: 1 to 64.")
+        _require(0 <= self.overlap <= 0.9, f"overlap is {self.overlap}; allowed: 0 to 0.9.")
+        _require(self.window_batch >= 1, f"window_batch is {self.window_batch}; it must be at least 1.")
+        _choice("measure", self.measure, ("predictive_entropy", "mutual_information", "head_disagreement"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a checkpoint needs to rebuild its network and its preprocessing."""
+
+    labels: tuple[str, ...] = ("foreground",)
+    """Names of the foreground classes; class i + 1 is `labels[i]`."""
+    preset: str = "default"
+    """The preset these values started from."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    infer: InferConfig = field(default_factory=InferConfig)
+
+    def __post_init__(self) -> None:
+        _require(len(self.labels) >= 1, "labels is empty; name at least one foreground class.")
+        _require(len(set(self.labels)) == len(self.labels), f"labels {self.labels} repeat a name.")
+        _require(
+            self.network.classes == len(self.labels),
+            f"network.classes is {self.network.classes} but {len(self.labels)} labels are named.",
+        )
+        stride = self.network.stride
+        _require(
+            all(edge % stride == 0 for edge in self.preprocess.patch),
+            f"patch {self.preprocess.patch} must be a multiple of {stride} along every axis for this network.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings, as stored in a checkpoint and shown in `/models`."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`; raises ValueError naming an unknown or unacceptable value."""
+        return _build(cls, values, "config")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(cls: type[T], values: dict[str, Any], path: str) -> T:
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    _require(not unknown, f"{path} has no {', '.join(unknown)}; it has {', '.join(sorted(hints))}.")
+    return cls(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, path)
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        return tuple(item(entry) for entry in value)
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        if hint is int and isinstance(value, float) and value != int(value):
+            raise ValueError(f"{path} is {value}; it must be a whole number.")
+        try:
+            return hint(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is {value!r}; it must be {hint.__name__}.") from error
+    return value
+
+
+def replace(config: Config, **sections: dict[str, Any]) -> Config:
+    """A copy with some values changed: `replace(config, train={"steps": 100})`."""
+    changed: dict[str, Any] = {
+        name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()
+    }
+    return dataclasses.replace(config, **changed)

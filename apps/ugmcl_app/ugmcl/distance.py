@@ -1,0 +1,95 @@
+"""distance: signed distance maps of labels, and the way back from a map to a probability."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.transforms.utils import distance_transform_edt
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def signed_distance_map(mask: NDArray[np.bool_], truncation: float) -> NDArray[np.float32]:
+    """Signed distance to the surface between inside and outside voxels, in voxels, truncated and scaled to [-1, 1].
+
+    The zero lies halfway between an inside voxel and its outside neighbor (each is 0.5 voxels away), both sides
+    share one scale, and an empty mask is +1 everywhere, a full one -1: no value is undefined and
+    `sdm < 0` gives the mask back exactly.
+
+    Args:
+        mask: `(H, W, D)`, true inside.
+        truncation: Distance in voxels at which the map saturates, > 0.
+
+    Returns:
+        `(H, W, D)` float32 in [-1, 1], negative inside.
+
+    Source: UG-MCL Eq. 1, which states no normalization; truncation after Park et al. 2019 (DeepSDF).
+    """
+    if not mask.any():
+        return np.ones(mask.shape, np.float32)
+    if mask.all():
+        return -np.ones(mask.shape, np.float32)
+    outside = np.asarray(distance_transform_edt(~mask), dtype=np.float32)
+    inside = np.asarray(distance_transform_edt(mask), dtype=np.float32)
+    signed = np.where(mask, 0.5 - inside, outside - 0.5)
+    return np.clip(signed / truncation, -1.0, 1.0).astype(np.float32)
+
+
+def published_signed_distance_map(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The map as the dual-task consistency code computes it on each crop.
+
+    Inside and outside are scaled by their own maximum, and inner boundary voxels are set to 0, so `sdm < 0` misses
+    them. An empty or full crop, where the published code divides 0 by 0 or returns 0, is 0 everywhere.
+
+    Args:
+        mask: `(H, W, D)`, true inside.
+
+    Returns:
+        `(H, W, D)` float32 in [-1, 1], negative inside.
+    """
+    if not mask.any() or mask.all():
+        return np.zeros(mask.shape, np.float32)
+    outside = np.asarray(distance_transform_edt(~mask), dtype=np.float32)
+    inside = np.asarray(distance_transform_edt(mask), dtype=np.float32)
+    sdm = outside / outside.max() - inside / inside.max()
+    sdm[inner_boundary(mask)] = 0.0
+    return sdm.astype(np.float32)
+
+
+def inner_boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Inside voxels with an outside neighbor across one of their six faces; the border of the crop does not count."""
+    padded = np.pad(mask, 1, mode="edge")
+    interior = mask.copy()
+    for axis in range(3):
+        for shift in (0, 2):
+            window = [slice(1, -1)] * 3
+            window[axis] = slice(shift, shift + mask.shape[axis])
+            interior &= padded[tuple(window)]
+    return mask & ~interior
+
+
+def class_distance_maps(
+    label: NDArray[np.integer], classes: int, convention: str = "between_voxels", truncation: float = 8.0
+) -> NDArray[np.float32]:
+    """One signed distance map per foreground class.
+
+    Args:
+        label: `(H, W, D)`, values 0 to `classes`.
+        classes: Foreground classes F.
+        convention: "between_voxels" or "published", see `LossConfig.sdm_convention`.
+        truncation: In voxels; unused when published.
+
+    Returns:
+        `(F, H, W, D)` float32 in [-1, 1].
+    """
+    if convention == "published":
+        return np.stack([published_signed_distance_map(label == value) for value in range(1, classes + 1)])
+    return np.stack([signed_distance_map(label == value, truncation) for value in range(1, classes + 1)])
+
+
+def sdm_to_probability(sdm: Tensor, sharpness: float) -> Tensor:
+    """sigmoid(-k sdm): near 1 inside, 1/2 on the surface, near 0 outside; any shape, same shape back.
+
+    Source: UG-MCL Eq. 5; the paper's sign fits a map that is positive inside, ours is negative there.
+    """
+    return torch.sigmoid(-sharpness * sdm)

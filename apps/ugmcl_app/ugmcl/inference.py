@@ -1,0 +1,180 @@
+"""inference: a segmentation and its uncertainty for a whole scan, on the scan's own grid.
+
+Each window runs the encoder once. The deterministic decoder pass gives the segmentation, T dropout passes of the
+decoder on the same features give the uncertainty: 1 encoder and 1 + T decoder passes instead of 1 + T of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .config import Config
+from .distance import sdm_to_probability
+from .network import DualTaskVNet
+from .precision import Precision, choose_precision
+from .preprocessing import preprocess_image, restore
+from .uncertainty import UncertaintySummary, normalized_entropy, stochastic_passes, summarize
+from .volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """Result for one scan, on its file's grid.
+
+    Attributes:
+        labels: Class values `(X, Y, Z)` uint8.
+        uncertainty: `(X, Y, Z)` float32 in [0, 1], or `None` if not asked for.
+        foreground: Mean probability of any foreground class, `(X, Y, Z)` float32 in [0, 1], or `None`.
+        summary: Score and least sure slices, or `None`.
+        latencies: Seconds of `preprocess`, `inference`, `postprocess` and `total`.
+    """
+
+    labels: NDArray[np.uint8]
+    uncertainty: NDArray[np.float32] | None
+    foreground: NDArray[np.float32] | None
+    summary: UncertaintySummary | None
+    latencies: dict[str, float]
+
+
+def window_channels(
+    network: DualTaskVNet, image: Tensor, config: Config, samples: int, generator: torch.Generator | None
+) -> Tensor:
+    """All that is blended over windows, stacked as channels.
+
+    Args:
+        network: In evaluation mode.
+        image: Windows `(B, 1, h, w, d)`.
+        config: Of the network.
+        samples: T >= 0; 0 leaves the Monte Carlo channels out.
+        generator: Source of the dropout masks.
+
+    Returns:
+        `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte Carlo
+        probabilities, the passes' mean entropy, and the disagreement of the two heads.
+    """
+    features = network.encode(image)
+    output = network.decode(features)
+    probs = output.logits.float().softmax(dim=1)
+    if samples == 0:
+        return probs
+    passes = stochastic_passes(network, features, samples, generator)
+    heads = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
+    return torch.cat([probs, passes.probs, passes.expected_entropy, heads.amax(dim=1, keepdim=True)], dim=1)
+
+
+class Predictor:
+    """A checkpoint ready to segment scans. Safe to call from several threads; calls take turns.
+
+    Out of memory on a GPU halves the window batch, and at a batch of 1 moves the work to the CPU for good.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto", precision: Precision | None = None) -> None:
+        self.config = checkpoint.config
+        self.precision = precision or choose_precision(self.config, device)
+        self._network = self.precision.place(checkpoint.build())
+        self._window_batch = self.config.infer.window_batch
+        self._lock = threading.Lock()
+
+    def predict(
+        self, volume: Volume, *, uncertainty: bool = True, mc_samples: int | None = None, seed: int = 0
+    ) -> Prediction:
+        """Segment one scan.
+
+        Args:
+            volume: The scan on its file's grid.
+            uncertainty: Whether to run the Monte Carlo passes.
+            mc_samples: T, 1 to 64; the config's when `None`.
+            seed: Of the dropout masks; the same seed gives the same map on the same device.
+
+        Raises:
+            ValueError: If `mc_samples` is out of range.
+        """
+        samples = self.config.infer.mc_samples if mc_samples is None else mc_samples
+        if not 1 <= samples <= 64:
+            raise ValueError(f"mc_samples is {samples}; allowed: 1 to 64.")
+        start = time.perf_counter()
+        image, grid = preprocess_image(volume, self.config.preprocess)
+        prepared = time.perf_counter()
+        with self._lock:
+            blended = self._blend(image, samples if uncertainty else 0, seed)
+        inferred = time.perf_counter()
+        restored = restore(blended, grid)
+        prediction = self._finish(restored, samples if uncertainty else 0)
+        done = time.perf_counter()
+        latencies = {
+            "preprocess": prepared - start,
+            "inference": inferred - prepared,
+            "postprocess": done - inferred,
+            "total": done - start,
+        }
+        return prediction._replace(latencies={name: round(value, 4) for name, value in latencies.items()})
+
+    def _finish(self, restored: Tensor, samples: int) -> Prediction:
+        classes = self.config.network.classes + 1
+        labels = restored[:classes].argmax(dim=0).to(torch.uint8).numpy()
+        if samples == 0:
+            return Prediction(labels, None, None, None, {})
+        mean = restored[classes : 2 * classes].clamp(0.0, 1.0)
+        mean = mean / mean.sum(dim=0, keepdim=True).clamp_min(1e-6)
+        uncertainty = self._measure(mean, restored[2 * classes :]).numpy().astype(np.float32)
+        foreground = (1.0 - mean[0]).numpy().astype(np.float32)
+        summary = summarize(uncertainty, foreground, labels > 0, self.config.infer.measure, samples)
+        return Prediction(labels, uncertainty, foreground, summary, {})
+
+    def _measure(self, mean_probs: Tensor, extra: Tensor) -> Tensor:
+        """The configured measure `(X, Y, Z)` in [0, 1] from the blended Monte Carlo channels."""
+        if self.config.infer.measure == "head_disagreement":
+            return extra[1].clamp(0.0, 1.0)
+        entropy = normalized_entropy(mean_probs[None])[0, 0]
+        if self.config.infer.measure == "mutual_information":
+            return (entropy - extra[0]).clamp(0.0, 1.0)
+        return entropy
+
+    @torch.inference_mode()
+    def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
+        """Sliding windows with Gaussian blending, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
+        while True:
+            try:
+                return self._slide(image, samples, torch.Generator().manual_seed(seed))
+            except torch.OutOfMemoryError:
+                if self.precision.device == "cpu":
+                    raise
+                torch.cuda.empty_cache()
+                if self._window_batch > 1:
+                    self._window_batch //= 2
+                    logger.warning("Out of GPU memory; trying windows in batches of %d.", self._window_batch)
+                    continue
+                logger.warning("Out of GPU memory with one window; this model continues on the CPU.")
+                self.precision = choose_precision(self.config, "cpu")
+                self._network = self.precision.place(self._network)
+
+    def _slide(self, image: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        def predictor(windows: Tensor) -> Tensor:
+            with self.precision.autocast():
+                arranged = self.precision.arrange(windows)
+                return window_channels(self._network, arranged, self.config, samples, generator)
+
+        patch = self.config.preprocess.patch
+        padding = float(image.min()) if self.config.preprocess.padding == "minimum" else 0.0
+        blended = sliding_window_inference(
+            image[None].to(self.precision.device),
+            patch,
+            self._window_batch,
+            predictor,
+            overlap=self.config.infer.overlap,
+            mode="gaussian",
+            cval=padding,
+        )
+        assert isinstance(blended, Tensor)
+        return blended[0].float().cpu()

@@ -1,0 +1,146 @@
+"""losses: the supervised loss and the two consistency terms, as plain functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's name for it)
+from torch import Tensor
+
+from .config import LossConfig
+from .distance import sdm_to_probability
+from .types import DualTaskOutput, LossTerms
+
+
+def soft_dice_loss(probs: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1.0) -> Tensor:
+    """1 - soft Dice, averaged over samples and foreground classes.
+
+    Args:
+        probs: Class probabilities `(B, C, H, W, D)`.
+        target: Class probabilities or one-hot labels `(B, C, H, W, D)`.
+        weights: Voxel weights `(B, 1, H, W, D)`, or `None` for 1 everywhere.
+        smooth: Voxels added above and below; keeps an empty class at 0 loss when predicted empty.
+
+    Source: Milletari et al. 2016. UG-MCL's code sums over the whole batch and uses squared denominators.
+    """
+    p, y = probs[:, 1:], target[:, 1:]
+    if weights is not None:
+        p, y = p * weights, y * weights
+    axes = (2, 3, 4)
+    overlap = 2.0 * (p * target[:, 1:]).sum(axes) + smooth
+    return (1.0 - overlap / (p.sum(axes) + y.sum(axes) + smooth)).mean()
+
+
+def supervised_loss(output: DualTaskOutput, label: Tensor, sdm: Tensor | None, config: LossConfig) -> Tensor:
+    """Cross-entropy + Dice of the segmentation head + squared error of the distance head.
+
+    Args:
+        output: Of the labeled patches.
+        label: Class indices `(B, H, W, D)` int64.
+        sdm: Distance targets `(B, F, H, W, D)`, or `None` to leave the distance head out.
+        config: Supplies `sdm_weight`.
+
+    Source: UG-MCL Eq. 2, all weights 1; the form of its distance term is not printed, squared error as in
+    dual-task consistency (Luo et al. 2021).
+    """
+    logits = output.logits.float()
+    probs = logits.softmax(dim=1)
+    one_hot = F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(probs.dtype)
+    loss = F.cross_entropy(logits, label) + soft_dice_loss(probs, one_hot)
+    if sdm is not None and config.sdm_weight > 0:
+        loss = loss + config.sdm_weight * F.mse_loss(output.sdm.float(), sdm)
+    return loss
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over channels, then over voxels weighted by `(B, 1, H, W, D)`; 0 when no voxel counts."""
+    values = values.mean(dim=1, keepdim=True)
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp_min(1e-6)
+
+
+def intra_task_consistency(
+    probs: Tensor, teacher_probs: Tensor, sdm: Tensor, teacher_sdm: Tensor, weights: Tensor | None, beta: float
+) -> Tensor:
+    """Squared disagreement of student and teacher in both tasks, over the voxels that may teach.
+
+    Args:
+        probs: Student class probabilities `(B, C, H, W, D)`.
+        teacher_probs: The teacher's, same shape, no gradient.
+        sdm: Student signed distance maps `(B, F, H, W, D)`.
+        teacher_sdm: The teacher's, same shape, no gradient.
+        weights: `(B, 1, H, W, D)` in [0, 1], or `None` for all voxels.
+        beta: Share of the segmentation task, in [0, 1].
+
+    Returns:
+        A scalar >= 0.
+
+    Source: UG-MCL Eq. 4.
+    """
+    segmentation = weighted_mean((probs - teacher_probs) ** 2, weights)
+    distance = weighted_mean((sdm - teacher_sdm) ** 2, weights)
+    return beta * segmentation + (1.0 - beta) * distance
+
+
+def cross_task_consistency(probs: Tensor, sdm_probs: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared disagreement of the segmentation and the distance head.
+
+    Args:
+        probs: Foreground class probabilities `(B, F, H, W, D)` of the segmentation head.
+        sdm_probs: The same classes from the distance head, see `distance.sdm_to_probability`.
+        weights: Voxel weights `(B, 1, H, W, D)`, or `None` for all.
+
+    Returns:
+        A scalar; 0 when the heads agree. Gradients reach both heads.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source: UG-MCL Eq. 6, which counts all voxels (`weights=None`).
+    """
+    if probs.shape != sdm_probs.shape:
+        raise ValueError(f"Both heads must cover the same classes: {tuple(probs.shape)} and {tuple(sdm_probs.shape)}.")
+    return weighted_mean((probs - sdm_probs) ** 2, weights)
+
+
+def consistency_terms(
+    student: DualTaskOutput,
+    teacher_probs: Tensor,
+    teacher_sdm: Tensor,
+    weights: Tensor,
+    config: LossConfig,
+) -> tuple[Tensor, Tensor]:
+    """Both consistency terms of one set of patches: intra-task (Eq. 4) and cross-task (Eq. 6)."""
+    probs = student.logits.float().softmax(dim=1)
+    sdm = student.sdm.float()
+    intra = intra_task_consistency(probs, teacher_probs, sdm, teacher_sdm, weights, config.beta)
+    guidance = weights if config.cross_task_guidance == "mask" else None
+    cross = cross_task_consistency(probs[:, 1:], sdm_to_probability(sdm, config.sharpness), guidance)
+    return intra, cross
+
+
+def pseudo_label_loss(logits: Tensor, target_probs: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy + Dice against the most probable class of a target, voxels weighted by certainty.
+
+    Args:
+        logits: Student scores `(B, C, H, W, D)`.
+        target_probs: Labels or teacher probabilities `(B, C, H, W, D)`.
+        weights: `(B, 1, H, W, D)` in [0, 1].
+
+    Source: bidirectional copy-paste (Bai et al. 2023); soft weights instead of its largest component.
+    """
+    hard = target_probs.argmax(dim=1)
+    entropy = F.cross_entropy(logits, hard, reduction="none")[:, None]
+    one_hot = F.one_hot(hard, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return weighted_mean(entropy, weights) + soft_dice_loss(logits.softmax(dim=1), one_hot, weights)
+
+
+def total_loss(
+    supervised: Tensor, intra: Tensor | None, cross: Tensor | None, weights: Tensor | None, ramp: float, config: LossConfig
+) -> LossTerms:
+    """L = L_sup + ramp (lambda_i L_itc + lambda_c L_ctc), with the terms beside it for logging (UG-MCL Eq. 7)."""
+    zero = torch.zeros((), device=supervised.device)
+    if intra is None or cross is None or weights is None:
+        return LossTerms(supervised, supervised.detach(), zero, zero, zero)
+    total = supervised + ramp * (config.intra_task_weight * intra + config.cross_task_weight * cross)
+    return LossTerms(total, supervised.detach(), intra.detach(), cross.detach(), weights.mean())

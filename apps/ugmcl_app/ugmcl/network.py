@@ -1,0 +1,135 @@
+"""network: the dual-task V-Net, split at its first dropout so that Monte Carlo passes share the encoder.
+
+Encoder and bottleneck are deterministic given the input; only the decoder, behind the first dropout, is drawn anew
+for each Monte Carlo pass. `forward` equals `decode(encode(x))`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import NetworkConfig
+from .types import DualTaskOutput
+
+
+class Features(NamedTuple):
+    """Encoder output: skip connections finest first, `(B, filters[i], H/2^i, ...)`, and the bottleneck."""
+
+    skips: list[Tensor]
+    bottleneck: Tensor
+
+
+class DropoutMasks(NamedTuple):
+    """Channel masks of one pass, already divided by the keep probability: `(B, C, 1, 1, 1)` each."""
+
+    bottleneck: Tensor
+    head: Tensor
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm3d(channels)
+    if kind == "group":
+        return nn.GroupNorm(min(8, channels), channels)
+    return nn.InstanceNorm3d(channels, affine=True)
+
+
+def _block(conv: nn.Module, norm: str, channels: int) -> nn.Sequential:
+    return nn.Sequential(conv, _norm(norm, channels), nn.ReLU(inplace=True))
+
+
+def _convolutions(count: int, inputs: int, outputs: int, norm: str) -> nn.Sequential:
+    widths = [inputs] + [outputs] * count
+    return nn.Sequential(
+        *(_block(nn.Conv3d(widths[i], outputs, 3, padding=1), norm, outputs) for i in range(count))
+    )
+
+
+class DualTaskVNet(nn.Module):
+    """V-Net with additive skips, a segmentation head and a signed distance head.
+
+    Input `(B, 1, H, W, D)` float, each edge a multiple of `config.stride`; output `DualTaskOutput`.
+    With the paper's filters (16, 32, 64, 128, 256) and (1, 2, 3, 3, 3) convolutions it has 9,448,883 parameters
+    for one class.
+
+    Source: Milletari et al. 2016 in the form of Yu et al. 2019 and Luo et al. 2021, as UG-MCL uses it.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        filters, counts, norm = config.filters, config.convolutions, config.norm
+        levels = len(filters)
+        self.encoder = nn.ModuleList(
+            _convolutions(counts[i], 1 if i == 0 else filters[i], filters[i], norm) for i in range(levels)
+        )
+        self.down = nn.ModuleList(
+            _block(nn.Conv3d(filters[i], filters[i + 1], 2, stride=2), norm, filters[i + 1])
+            for i in range(levels - 1)
+        )
+        self.up = nn.ModuleList(
+            _block(nn.ConvTranspose3d(filters[i + 1], filters[i], 2, stride=2), norm, filters[i])
+            for i in range(levels - 1)
+        )
+        self.decoder = nn.ModuleList(
+            _convolutions(counts[i], filters[i], filters[i], norm) for i in range(levels - 1)
+        )
+        self.segmentation_head = nn.Conv3d(filters[0], config.classes + 1, 1)
+        if config.sdm_head == "separate":
+            self.sdm_head = nn.Conv3d(filters[0], config.classes, 1)
+        if config.initialization == "kaiming":
+            self.apply(_kaiming)
+
+    def encode(self, image: Tensor) -> Features:
+        """The deterministic half, `(B, 1, H, W, D)` to features."""
+        skips: list[Tensor] = []
+        h = image
+        for level, block in enumerate(self.encoder):
+            h = block(h)
+            if level < len(self.down):
+                skips.append(h)
+                h = self.down[level](h)
+        return Features(skips, h)
+
+    def decode(self, features: Features, masks: DropoutMasks | None = None) -> DualTaskOutput:
+        """The half behind the first dropout; `masks=None` is the deterministic pass."""
+        h = features.bottleneck if masks is None else features.bottleneck * masks.bottleneck
+        for level in range(len(self.up) - 1, -1, -1):
+            h = self.decoder[level](self.up[level](h) + features.skips[level])
+        if masks is not None:
+            h = h * masks.head
+        logits = self.segmentation_head(h)
+        raw = self.sdm_head(h) if self.config.sdm_head == "separate" else logits[:, 1:]
+        return DualTaskOutput(logits, torch.tanh(raw))
+
+    def sample_masks(self, batch: int, like: Tensor, generator: torch.Generator | None = None) -> DropoutMasks:
+        """Draw the channel masks of one pass on the device and in the precision of `like`.
+
+        The draw happens on the generator's device (the CPU for a reproducible run), then moves.
+        """
+        keep = 1.0 - self.config.dropout
+        device = generator.device if generator is not None else like.device
+
+        def draw(channels: int) -> Tensor:
+            kept = torch.rand((batch, channels, 1, 1, 1), generator=generator, device=device) < keep
+            return (kept / keep).to(device=like.device, dtype=like.dtype)
+
+        return DropoutMasks(draw(self.config.filters[-1]), draw(self.config.filters[0]))
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> DualTaskOutput:
+        """One pass; with dropout in training mode, without in evaluation mode."""
+        features = self.encode(image)
+        masks = None
+        if self.training and self.config.dropout > 0:
+            masks = self.sample_masks(image.shape[0], features.bottleneck, generator)
+        return self.decode(features, masks)
+
+
+def _kaiming(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

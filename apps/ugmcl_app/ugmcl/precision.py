@@ -1,0 +1,107 @@
+"""precision: which number format is fastest on this machine, found by a short measurement at start."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Config
+from .network import DualTaskVNet
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of a run.
+
+    Attributes:
+        name: "fp32", "bf16" or "fp16"; weights and losses stay float32.
+        device: "cpu", "cuda" or "cuda:N".
+        channels_last: Memory layout of activations.
+        measured_ms: Milliseconds of the probe's step in each format tried.
+    """
+
+    name: str = "fp32"
+    device: str = "cpu"
+    channels_last: bool = False
+    measured_ms: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints."""
+        return asdict(self)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which forward passes run."""
+        if self.name == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, DTYPES[self.name])
+
+    def arrange(self, values: Tensor) -> Tensor:
+        """Patches `(B, 1, H, W, D)` on the device in the layout of this precision."""
+        layout = torch.channels_last_3d if self.channels_last else torch.contiguous_format
+        return values.to(self.device, memory_format=layout)
+
+    def place(self, network: DualTaskVNet) -> DualTaskVNet:
+        """The network on the device in the layout of this precision."""
+        network = network.to(self.device)
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return network
+
+
+def resolve_device(device: str = "auto") -> str:
+    """"auto" is CUDA where it is present, else the CPU.
+
+    Raises:
+        ValueError: For a device this machine does not have, naming those it has.
+    """
+    if device in ("auto", ""):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.split(":")[0]
+    if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()):
+        return device
+    available = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+    raise ValueError(f"Device {device!r} is not available here; choose auto or one of: {available}.")
+
+
+def choose_precision(config: Config, device: str = "auto", repeats: int = 2) -> Precision:
+    """Measure a training step in fp32 and in the half format of the device, and take the faster.
+
+    Args:
+        config: Its network and a patch of at most 32 voxels an edge are measured.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        repeats: Timed steps per format after one warm-up; the fastest counts.
+    """
+    device = resolve_device(device)
+    half = "bf16" if device == "cpu" or torch.cuda.is_bf16_supported() else "fp16"
+    candidates = [Precision("fp32", device, False), Precision(half, device, True)]
+    measured = {candidate.name: _step_ms(config, candidate, repeats) for candidate in candidates}
+    best = min(candidates, key=lambda candidate: measured[candidate.name])
+    return Precision(best.name, device, best.channels_last, {k: round(v, 2) for k, v in measured.items()})
+
+
+def _step_ms(config: Config, precision: Precision, repeats: int) -> float:
+    stride = config.network.stride
+    edges = [max(stride, min(edge, 32) // stride * stride) for edge in config.preprocess.patch]
+    state = torch.random.get_rng_state()
+    try:
+        network = precision.place(DualTaskVNet(config.network)).train()
+        image = precision.arrange(torch.randn(2, 1, *edges))
+    finally:
+        torch.random.set_rng_state(state)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        with precision.autocast():
+            output = network(image, torch.Generator().manual_seed(0))
+        (output.logits.float().square().mean() + output.sdm.float().mean()).backward()
+        if precision.device != "cpu":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1000.0)
+    return min(times[1:])

@@ -1,0 +1,92 @@
+"""presets: configurations for a project, from the shapes and spacings of its own scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, _require
+
+PRESETS = ("default", "paper-la")
+
+CPU_PATCH_VOXELS = 160_000
+"""Patch size that keeps a training step under a second on 2 CPU cores with bf16 [M]."""
+CPU_SCAN_VOXELS = 1_000_000
+"""Scans larger than this are trained at a coarser spacing on a CPU, so that a patch still shows context [M]."""
+GPU_PATCH_VOXELS = 1_003_520
+"""112 x 112 x 80, the paper's patch."""
+
+
+def preset(
+    name: str,
+    labels: Sequence[str],
+    shapes: Sequence[tuple[int, int, int]],
+    spacings: Sequence[tuple[float, float, float]],
+    device: str = "cpu",
+) -> Config:
+    """The configuration a project starts with.
+
+    Args:
+        name: One of `PRESETS`: "default", measured to learn fast, or "paper-la", the paper's values.
+        labels: Names of the foreground classes.
+        shapes: Voxels of the project's scans along working axes R, A, S.
+        spacings: Voxel sizes of the same scans in mm, same order.
+        device: "cpu" or "cuda..."; decides how large a patch may be.
+
+    Raises:
+        ValueError: For an unknown preset, or without any scan.
+    """
+    _require(name in PRESETS, f"There is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+    _require(len(shapes) > 0 and len(shapes) == len(spacings), "A preset needs the shape and spacing of at least 1 scan.")
+    if name == "paper-la":
+        return _paper_left_atrium(tuple(labels), spacings)
+    network = NetworkConfig(classes=len(labels))
+    patch_voxels = CPU_PATCH_VOXELS if device == "cpu" else GPU_PATCH_VOXELS
+    scan_voxels = CPU_SCAN_VOXELS if device == "cpu" else 8 * GPU_PATCH_VOXELS
+    spacing, patch = _working_geometry(np.array(shapes), np.array(spacings), network.stride, patch_voxels, scan_voxels)
+    return Config(tuple(labels), name, PreprocessConfig(spacing_mm=spacing, patch=patch), network)
+
+
+def _working_geometry(
+    shapes: np.ndarray, spacings: np.ndarray, stride: int, patch_voxels: int, scan_voxels: int
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Spacing: the median, coarsened evenly for large scans. Patch: the median scan, shrunk evenly to its limit."""
+    spacing = np.median(spacings, axis=0)
+    size = np.median(shapes * spacings, axis=0) / spacing
+    shrink = max(1.0, float(np.prod(size) / scan_voxels) ** (1 / 3))
+    spacing, size = spacing * shrink, size / shrink
+    edges = np.ceil(size / stride) * stride
+    while np.prod(edges) > patch_voxels and edges.max() > 2 * stride:
+        edges[int(np.argmax(edges))] -= stride
+    edges = np.maximum(edges, max(2 * stride, 16))
+    chosen = [round(float(value), 4) for value in spacing]
+    patch = [int(value) for value in edges]
+    return (chosen[0], chosen[1], chosen[2]), (patch[0], patch[1], patch[2])
+
+
+def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, float, float]]) -> Config:
+    """The values of the paper's left-atrium experiment; what it leaves open follows [D] and [C] (docs/method.md)."""
+    median = np.median(np.array(spacings), axis=0)
+    spacing = (float(median[0]), float(median[1]), float(median[2]))
+    return Config(
+        labels,
+        "paper-la",
+        PreprocessConfig(spacing, (112, 112, 80), (0.0, 100.0), "zero"),
+        NetworkConfig(len(labels), (16, 32, 64, 128, 256), (1, 2, 3, 3, 3), "batch", 0.5, "default"),
+        LossConfig(sdm_convention="published", sharpness=1500.0),
+        TrainConfig(
+            steps=6000,
+            optimizer="sgd",
+            learning_rate=0.01,
+            warm_start_rate=1.0,
+            teacher_buffers="published",
+            mc_stream="all",
+            skip_below=0.0,
+            perturbation="none",
+            augmentation="published",
+            crop_offset="published",
+            foreground_crops=0.0,
+        ),
+        InferConfig(overlap=0.75),
+    )

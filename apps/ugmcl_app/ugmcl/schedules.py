@@ -1,0 +1,40 @@
+"""schedules: what changes with the step: consistency weight, certainty threshold, learning rate. Pure functions."""
+
+from __future__ import annotations
+
+import math
+
+
+def gaussian_rampup(step: int, length: float) -> float:
+    """exp(-5 (1 - step/length)**2), from 0.0067 at step 0 to 1 at `length` and after.
+
+    Source: Tarvainen & Valpola 2017; UG-MCL prints the exponent without its square, every code has it.
+    """
+    if length <= 0 or step >= length:
+        return 1.0
+    return math.exp(-5.0 * (1.0 - max(step, 0) / length) ** 2)
+
+
+def certainty_threshold(step: int, length: float, start: float = 0.75) -> float:
+    """Uncertainty, in units of its maximum, below which a voxel may teach: ramps from `start` to 1.
+
+    Source: UG-MCL Fig. 3 (3/4 of the maximum to the maximum, Gaussian ramp-up).
+    """
+    return start + (1.0 - start) * gaussian_rampup(step, length)
+
+
+def one_cycle_factor(step: int, steps: int, warmup: float = 0.15, start: float = 1 / 25, end: float = 1e-4) -> float:
+    """Factor on the peak learning rate: cosine up over `warmup` of the steps, cosine down to `end`.
+
+    Source: Smith & Topin 2019, shape and defaults of `torch.optim.lr_scheduler.OneCycleLR`.
+    """
+    peak_at = max(1.0, warmup * steps)
+    if step < peak_at:
+        return 1.0 + (start - 1.0) * (1.0 + math.cos(math.pi * step / peak_at)) / 2.0
+    progress = min(1.0, (step - peak_at) / max(1.0, steps - peak_at))
+    return end + (1.0 - end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def step_decay_factor(step: int, steps: int) -> float:
+    """0.1 after 5/12 and again after 10/12 of the steps: 2500 and 5000 of UG-MCL's 6000."""
+    return float(0.1 ** ((12 * step >= 5 * steps) + (12 * step >= 10 * steps)))

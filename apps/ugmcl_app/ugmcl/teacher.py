@@ -1,0 +1,43 @@
+"""teacher: the mean teacher, an exponential moving average of the student."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from .network import DualTaskVNet
+
+
+class MeanTeacher:
+    """A copy of the student whose weights trail it.
+
+    Attributes:
+        network: The teacher network; never needs gradients.
+
+    Source: Tarvainen & Valpola 2017. The published code averages parameters only and lets the teacher's
+    normalization buffers be overwritten by its own noisy passes; `buffers="ema"` averages them too.
+    """
+
+    def __init__(self, student: DualTaskVNet, decay: float, buffers: str = "ema") -> None:
+        self.decay = decay
+        self.buffers = buffers
+        self.network = copy.deepcopy(student)
+        self.network.requires_grad_(False)
+        self.network.train(buffers == "published")
+
+    @torch.no_grad()
+    def update(self, student: DualTaskVNet, step: int) -> None:
+        """Move towards the student; the decay is at most 1 - 1/(step + 1), so early steps forget the start."""
+        keep = min(1.0 - 1.0 / (step + 1), self.decay)
+        ours = [p for p in self.network.parameters()]
+        theirs = [p.detach() for p in student.parameters()]
+        torch._foreach_mul_(ours, keep)
+        torch._foreach_add_(ours, theirs, alpha=1.0 - keep)
+        if self.buffers != "ema":
+            return
+        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(other, 1.0 - keep)
+            else:
+                mine.copy_(other)

@@ -1,0 +1,175 @@
+"""uncertainty: Monte Carlo dropout passes, measures in [0, 1], the voxels that may teach, the score of a scan."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .network import DualTaskVNet, Features
+
+BAND_NAMES = ("low", "medium", "high")
+"""Names of the label values 1, 2, 3 of the banded map."""
+BAND_EDGES = (0.1, 0.4, 0.7)
+"""Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92."""
+
+
+class StochasticPasses(NamedTuple):
+    """Running sums over T dropout passes, divided by T.
+
+    Attributes:
+        probs: Mean class probabilities, `(B, C, H, W, D)`.
+        sdm: Mean signed distance maps, `(B, F, H, W, D)`.
+        expected_entropy: Mean of the passes' entropies over ln C, `(B, 1, H, W, D)`.
+    """
+
+    probs: Tensor
+    sdm: Tensor
+    expected_entropy: Tensor
+
+
+def normalized_entropy(probs: Tensor) -> Tensor:
+    """Entropy of class probabilities over its maximum ln C.
+
+    Args:
+        probs: `(B, C, H, W, D)`, summing to 1 over C.
+
+    Returns:
+        `(B, 1, H, W, D)` in [0, 1].
+
+    Source: UG-MCL Eq. 3; divided by ln C so that thresholds mean the same for any number of classes.
+    """
+    entropy = -torch.special.xlogy(probs, probs).sum(dim=1, keepdim=True)
+    return (entropy / math.log(probs.shape[1])).clamp(0.0, 1.0)
+
+
+@torch.no_grad()
+def stochastic_passes(
+    network: DualTaskVNet, features: Features, samples: int, generator: torch.Generator | None = None
+) -> StochasticPasses:
+    """T decoder passes over one encoder pass, averaged as they come instead of stored.
+
+    Args:
+        network: The network that made `features`.
+        features: Of a batch of B patches.
+        samples: T >= 1.
+        generator: Source of the dropout masks, for a reproducible result.
+    """
+    batch = features.bottleneck.shape[0]
+    totals: list[Tensor] = []
+    for _ in range(samples):
+        masks = network.sample_masks(batch, features.bottleneck, generator)
+        output = network.decode(features, masks)
+        probs = output.logits.float().softmax(dim=1)
+        terms = (probs, output.sdm.float(), normalized_entropy(probs))
+        totals = [a + b for a, b in zip(totals, terms, strict=True)] if totals else list(terms)
+    return StochasticPasses(*(total / samples for total in totals))
+
+
+def certainty_weights(uncertainty: Tensor, threshold: float, weighting: str) -> Tensor:
+    """How much each voxel may teach, `(B, 1, H, W, D)` in [0, 1].
+
+    Args:
+        uncertainty: `(B, 1, H, W, D)` in [0, 1].
+        threshold: In [0, 1]; only "mask" uses it.
+        weighting: "mask": 1 below the threshold, else 0 (UG-MCL Eq. 4); "soft": 1 - uncertainty.
+    """
+    if weighting == "soft":
+        return 1.0 - uncertainty
+    return (uncertainty < threshold).to(uncertainty.dtype)
+
+
+class UncertaintySummary(NamedTuple):
+    """What a reply says of a scan's uncertainty; see `summarize`."""
+
+    score: float
+    mean_foreground: float
+    measure: str
+    mc_samples: int
+    top_slices: list[dict[str, float | int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(self._asdict())
+
+
+def expected_dice_loss(foreground: NDArray[np.floating[Any]], segmentation: NDArray[np.bool_]) -> float:
+    """1 - the Dice that the mean probabilities expect of the segmentation, in [0, 1]; 0 when both are empty.
+
+    Args:
+        foreground: Mean probability that a voxel is foreground, any shape.
+        segmentation: The predicted foreground, same shape.
+    """
+    total = float(foreground.sum()) + float(segmentation.sum())
+    if total <= 0:
+        return 0.0
+    return float(np.clip(1.0 - 2.0 * float(foreground[segmentation].sum()) / total, 0.0, 1.0))
+
+
+def region_scores(
+    uncertainty: NDArray[np.float32], foreground: NDArray[np.float32], segmentation: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Candidate scores of one scan, each in [0, 1], higher = less sure; docs/results.md compares how they rank.
+
+    Args:
+        uncertainty: Map `(X, Y, Z)` in [0, 1].
+        foreground: Mean foreground probability `(X, Y, Z)`.
+        segmentation: Predicted foreground `(X, Y, Z)`.
+    """
+    mass, size = float(uncertainty.sum()), float(segmentation.sum())
+    return {
+        "volume_mean": float(uncertainty.mean()),
+        "foreground_mean": float(uncertainty[segmentation].mean()) if size else 1.0,
+        "mass_over_foreground": mass / (mass + size) if mass + size > 0 else 0.0,
+        "expected_dice_loss": expected_dice_loss(foreground, segmentation),
+    }
+
+
+SCORE = "expected_dice_loss"
+"""Which of `region_scores` is the score of a scan: the one that ranks true errors best, see docs/results.md."""
+
+
+def summarize(
+    uncertainty: NDArray[np.float32],
+    foreground: NDArray[np.float32],
+    segmentation: NDArray[np.bool_],
+    measure: str,
+    mc_samples: int,
+    top: int = 5,
+) -> UncertaintySummary:
+    """Score, foreground mean and the least sure slices of a scan, all on the file's grid `(X, Y, Z)`.
+
+    A slice's score is its mean uncertainty over that of the least sure slice along any axis, so slices of different
+    axes compare by how much of what a reader sees is in doubt. At most `top` slices, best first, no two of the
+    same axis closer than 3 voxels.
+    """
+    scores = region_scores(uncertainty, foreground, segmentation)
+    mean_foreground = float(uncertainty[segmentation].mean()) if segmentation.any() else 0.0
+    return UncertaintySummary(scores[SCORE], mean_foreground, measure, mc_samples, top_slices(uncertainty, top))
+
+
+def top_slices(uncertainty: NDArray[np.float32], top: int = 5) -> list[dict[str, float | int]]:
+    """The least sure slices of a map `(X, Y, Z)`: `{"axis", "index", "score"}`, best first; see `summarize`."""
+    sums = [uncertainty.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    means = [total / (uncertainty.size / len(total)) for total in sums]
+    peak = max(float(values.max()) for values in means)
+    order = sorted(
+        ((float(value), axis, index) for axis, values in enumerate(means) for index, value in enumerate(values)),
+        key=lambda item: (-item[0], item[1], item[2]),
+    )
+    chosen: list[dict[str, float | int]] = []
+    for value, axis, index in order:
+        if len(chosen) == top or value <= 0:
+            break
+        if all(slice_["axis"] != axis or abs(slice_["index"] - index) >= 3 for slice_ in chosen):
+            chosen.append({"axis": axis, "index": index, "score": round(value / peak, 6)})
+    return chosen
+
+
+def bands(uncertainty: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A map `(X, Y, Z)` in [0, 1] as label values: 0 sure, 1 low, 2 medium, 3 high (`BAND_EDGES`)."""
+    return np.digitize(uncertainty, BAND_EDGES).astype(np.uint8)
