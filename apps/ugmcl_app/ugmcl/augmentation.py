@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import TrainConfig
@@ -137,7 +138,7 @@ def _warped_patch(
     return Patch(image, label, sdm)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
         i, j = [other for other in range(3) if other != axis]
@@ -148,7 +149,7 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _sampling_grid(matrix: np.ndarray, center: np.ndarray, size: tuple[int, int, int], shape: np.ndarray) -> Tensor:
+def _sampling_grid(matrix: NDArray[np.float64], center: NDArray[np.float64], size: tuple[int, int, int], shape: NDArray[np.float64]) -> Tensor:
     """Where each patch voxel lies in the volume, `(1, h, w, d, 3)` in grid_sample's order and [-1, 1] units."""
     scale = 2.0 / np.maximum(shape - 1, 1)
     offset = matrix @ (-(np.array(size) - 1) / 2.0) + center

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,14 @@ class Checkpoint:
 def write_atomic(path: Path, payload: Any) -> None:
     """`torch.save` to a temporary name beside `path`, flush to disk, then rename: never half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        torch.save(payload, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(payload, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
@@ -77,8 +79,11 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # junk bytes make torch fail in many ways, none of them an error of ours
         raise ValueError(f"{path.name} is not a readable model file ({type(error).__name__}).") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path.name} is not a {FORMAT} file; train a model with this program, or choose another file.")
+    missing = sorted({"config", "state", "meta"} - set(payload))
+    if missing:
+        raise ValueError(f"{path.name} is a damaged model file: it has no {', '.join(missing)}.")
     return Checkpoint(Config.from_dict(payload["config"]), payload["state"], payload["meta"])

@@ -9,7 +9,7 @@ Where a flaw of [C] or [D] is mended, the option's other value, `"published"`, r
 from __future__ import annotations
 
 import dataclasses
-import types
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -68,7 +68,11 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         _require(self.classes >= 1, f"classes is {self.classes}; a project has at least 1 foreground class.")
-        _require(len(self.filters) == len(self.convolutions) >= 2, "filters and convolutions need equal length >= 2.")
+        _require(
+            len(self.filters) == len(self.convolutions) >= 2 and min(*self.filters, *self.convolutions) >= 1,
+            f"filters are {self.filters} and convolutions {self.convolutions}; "
+            "both need the same number of levels, at least 2, and values of at least 1.",
+        )
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1).")
         _choice("norm", self.norm, ("instance", "batch", "group"))
         _choice("initialization", self.initialization, ("kaiming", "default"))
@@ -262,7 +266,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(cls: type[T], values: dict[str, Any], path: str) -> T:
+def _build(cls: type[T], values: Any, path: str) -> T:
+    _require(isinstance(values, dict), f"{path} is {values!r}; it must be a table of names and values.")
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     _require(not unknown, f"{path} has no {', '.join(unknown)}; it has {', '.join(sorted(hints))}.")
@@ -273,16 +278,21 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, path)
     if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return tuple(item(entry) for entry in value)
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        if hint is int and isinstance(value, float) and value != int(value):
-            raise ValueError(f"{path} is {value}; it must be a whole number.")
-        try:
-            return hint(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is {value!r}; it must be {hint.__name__}.") from error
-    return value
+        _require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
+        items = get_args(hint)
+        fixed = len(items) if items[-1] is not Ellipsis else len(value)
+        _require(len(value) == fixed, f"{path} is {value!r}; it must have {fixed} entries.")
+        return tuple(_convert(items[0], entry, path) for entry in value)
+    if hint is str:
+        _require(isinstance(value, str), f"{path} is {value!r}; it must be text.")
+        return value
+    try:
+        _require(not isinstance(value, bool) and math.isfinite(value), "")
+        _require(hint is not int or value == int(value), "")
+        return hint(value)
+    except (TypeError, ValueError) as error:
+        kind = "a whole number" if hint is int else "a number"
+        raise ValueError(f"{path} is {value!r}; it must be {kind}.") from error
 
 
 def replace(config: Config, **sections: dict[str, Any]) -> Config:

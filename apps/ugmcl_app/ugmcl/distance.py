@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from monai.transforms.utils import distance_transform_edt
@@ -29,10 +31,10 @@ def signed_distance_map(mask: NDArray[np.bool_], truncation: float) -> NDArray[n
         return np.ones(mask.shape, np.float32)
     if mask.all():
         return -np.ones(mask.shape, np.float32)
-    outside = np.asarray(distance_transform_edt(~mask), dtype=np.float32)
-    inside = np.asarray(distance_transform_edt(mask), dtype=np.float32)
+    outside, inside = _distance_to_outside(~mask), _distance_to_outside(mask)
     signed = np.where(mask, 0.5 - inside, outside - 0.5)
-    return np.clip(signed / truncation, -1.0, 1.0).astype(np.float32)
+    scaled: NDArray[np.float32] = np.clip(signed / np.float32(truncation), -1.0, 1.0)
+    return scaled
 
 
 def published_signed_distance_map(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -49,11 +51,16 @@ def published_signed_distance_map(mask: NDArray[np.bool_]) -> NDArray[np.float32
     """
     if not mask.any() or mask.all():
         return np.zeros(mask.shape, np.float32)
-    outside = np.asarray(distance_transform_edt(~mask), dtype=np.float32)
-    inside = np.asarray(distance_transform_edt(mask), dtype=np.float32)
-    sdm = outside / outside.max() - inside / inside.max()
+    outside, inside = _distance_to_outside(~mask), _distance_to_outside(mask)
+    sdm: NDArray[np.float32] = outside / outside.max() - inside / inside.max()
     sdm[inner_boundary(mask)] = 0.0
-    return sdm.astype(np.float32)
+    return sdm
+
+
+def _distance_to_outside(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Euclidean distance of every true voxel to the nearest false one, in voxels; 0 on false ones."""
+    # MONAI transforms channel by channel: without the leading axis it would measure within single slices.
+    return np.asarray(distance_transform_edt(mask[None])[0], dtype=np.float32)
 
 
 def inner_boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -69,7 +76,7 @@ def inner_boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def class_distance_maps(
-    label: NDArray[np.integer], classes: int, convention: str = "between_voxels", truncation: float = 8.0
+    label: NDArray[np.integer[Any]], classes: int, convention: str = "between_voxels", truncation: float = 8.0
 ) -> NDArray[np.float32]:
     """One signed distance map per foreground class.
 

@@ -88,7 +88,8 @@ def choose_precision(config: Config, device: str = "auto", repeats: int = 2) -> 
 
 def _step_ms(config: Config, precision: Precision, repeats: int) -> float:
     stride = config.network.stride
-    edges = [max(stride, min(edge, 32) // stride * stride) for edge in config.preprocess.patch]
+    limit = max(32, 2 * stride)  # instance normalization needs more than one voxel at the bottleneck
+    edges = [min(edge, limit) // stride * stride for edge in config.preprocess.patch]
     state = torch.random.get_rng_state()
     try:
         network = precision.place(DualTaskVNet(config.network)).train()

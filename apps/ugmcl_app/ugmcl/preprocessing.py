@@ -9,7 +9,7 @@ affine.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ def orient(array: NDArray[np.generic], grid: WorkingGrid) -> NDArray[np.generic]
     for axis, flip in enumerate(grid.flips):
         if flip:
             array = np.flip(array, axis)
-    return np.ascontiguousarray(array)
+    return array.copy(order="C")  # ascontiguousarray keeps the negative stride of a flipped axis of length 1
 
 
 def standardize(array: NDArray[np.generic], config: PreprocessConfig) -> NDArray[np.float32]:
@@ -91,9 +91,14 @@ def standardize(array: NDArray[np.generic], config: PreprocessConfig) -> NDArray
     values = array.astype(np.float64)
     low, high = config.clip_percentiles
     if (low, high) != (0, 100):
-        values = np.clip(values, *np.percentile(values, [low, high]))
-    deviation = values.std()
-    return ((values - values.mean()) / (deviation if deviation > 0 else 1.0)).astype(np.float32)
+        bottom, top = np.percentile(values, [low, high])
+        if bottom < top:  # else nearly all voxels are alike, and clipping would erase the few that differ
+            values = np.clip(values, bottom, top)
+    mean, deviation = values.mean(), values.std()
+    if deviation <= 1e-12 * np.abs(values).max():  # rounding alone makes a constant scan deviate a little
+        return np.zeros(values.shape, np.float32)
+    standardized: NDArray[np.float32] = ((values - mean) / deviation).astype(np.float32)
+    return standardized
 
 
 def preprocess_image(volume: Volume, config: PreprocessConfig) -> tuple[Tensor, WorkingGrid]:
@@ -105,7 +110,7 @@ def preprocess_image(volume: Volume, config: PreprocessConfig) -> tuple[Tensor, 
     return image, grid
 
 
-def preprocess_label(label: NDArray[np.integer], grid: WorkingGrid) -> Tensor:
+def preprocess_label(label: NDArray[np.integer[Any]], grid: WorkingGrid) -> Tensor:
     """A label map `(X, Y, Z)` on the working grid, `(H, W, D)` uint8, by nearest neighbor."""
     oriented = torch.from_numpy(orient(label.astype(np.uint8), grid))
     if grid.shape == grid.oriented_shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, _require
 
@@ -44,12 +45,12 @@ def preset(
     network = NetworkConfig(classes=len(labels))
     patch_voxels = CPU_PATCH_VOXELS if device == "cpu" else GPU_PATCH_VOXELS
     scan_voxels = CPU_SCAN_VOXELS if device == "cpu" else 8 * GPU_PATCH_VOXELS
-    spacing, patch = _working_geometry(np.array(shapes), np.array(spacings), network.stride, patch_voxels, scan_voxels)
+    spacing, patch = _working_geometry(np.array(shapes, float), np.array(spacings, float), network.stride, patch_voxels, scan_voxels)
     return Config(tuple(labels), name, PreprocessConfig(spacing_mm=spacing, patch=patch), network)
 
 
 def _working_geometry(
-    shapes: np.ndarray, spacings: np.ndarray, stride: int, patch_voxels: int, scan_voxels: int
+    shapes: NDArray[np.float64], spacings: NDArray[np.float64], stride: int, patch_voxels: int, scan_voxels: int
 ) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
     """Spacing: the median, coarsened evenly for large scans. Patch: the median scan, shrunk evenly to its limit."""
     spacing = np.median(spacings, axis=0)

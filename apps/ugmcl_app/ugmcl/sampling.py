@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,10 @@ with a sentence when it cannot."""
 def prepare(case: TrainingCase, load: LoadCase, config: Config) -> PreparedVolume:
     """Load and preprocess one case, with its distance maps, computed once instead of at every step."""
     volume, label = load(case)
+    if label is None and case.label is not None:
+        raise ValueError(f"Case {case.id!r} has no label to learn from.")
+    if label is not None:
+        _check_label(label, volume, config)
     image, grid = preprocess_image(volume, config.preprocess)
     if label is None:
         return PreparedVolume(image)
@@ -60,6 +65,15 @@ def prepare(case: TrainingCase, load: LoadCase, config: Config) -> PreparedVolum
     foreground = classes.nonzero()
     stride = max(1, len(foreground) // 2000)
     return PreparedVolume(image, classes, sdm, foreground[::stride].to(torch.int16))
+
+
+def _check_label(label: NDArray[np.uint8], volume: Volume, config: Config) -> None:
+    if label.shape != volume.array.shape:
+        raise ValueError(f"The label's shape is {label.shape}; its scan's is {volume.array.shape}.")
+    if label.min() < 0 or label.max() > config.network.classes:
+        raise ValueError(
+            f"The label has values from {label.min()} to {label.max()}; allowed: 0 to {config.network.classes}."
+        )
 
 
 class VolumePool:
@@ -86,10 +100,22 @@ class VolumePool:
         """Memory held now, in bytes."""
         return self._bytes
 
+    def state(self) -> dict[str, Any]:
+        """Which cases are resident, oldest first, and which are set aside: what decides the next draws."""
+        return {"resident": list(self._resident), "set_aside": dict(self.set_aside)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Bring back the cases of a `state`, so that an interrupted round draws on as if it had not been."""
+        by_id = {case.id: case for case in self.cases}
+        # A case set aside is tried once more: its file may have been mended meanwhile.
+        for name in [*state["resident"], *state["set_aside"]]:
+            if name in by_id and name not in self._resident:
+                self._bring_in(by_id[name])
+
     def draw(self) -> PreparedVolume | None:
         """A random case, or `None` when no case is left."""
         while self.cases:
-            full = self._bytes >= self._capacity
+            full = self._full()
             if full and self._rng.random() >= REFRESH:
                 keys = list(self._resident)
                 return self._resident[keys[int(self._rng.integers(len(keys)))]]
@@ -99,6 +125,11 @@ class VolumePool:
             if case.id in self._resident:
                 return self._resident[case.id]
         return None
+
+    def _full(self) -> bool:
+        """Whether one more case of the usual size would not fit."""
+        count = len(self._resident)
+        return count > 0 and self._bytes + self._bytes / count > self._capacity
 
     def _bring_in(self, case: TrainingCase) -> None:
         try:
@@ -138,6 +169,15 @@ class TwoStreamSampler:
     def set_aside(self) -> dict[str, str]:
         """Cases that could not be loaded, id to reason."""
         return {**self.labeled.set_aside, **self.unlabeled.set_aside}
+
+    def state(self) -> dict[str, Any]:
+        """Plain values of both pools, see `VolumePool.state`."""
+        return {"labeled": self.labeled.state(), "unlabeled": self.unlabeled.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; cases that are gone are passed over."""
+        self.labeled.restore(state["labeled"])
+        self.unlabeled.restore(state["unlabeled"])
 
     def labeled_batch(self) -> Batch:
         """`labeled_batch` patches with labels and distance targets.

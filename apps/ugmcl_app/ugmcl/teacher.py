@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from .network import DualTaskVNet
 
@@ -30,8 +31,8 @@ class MeanTeacher:
     def update(self, student: DualTaskVNet, step: int) -> None:
         """Move towards the student; the decay is at most 1 - 1/(step + 1), so early steps forget the start."""
         keep = min(1.0 - 1.0 / (step + 1), self.decay)
-        ours = [p for p in self.network.parameters()]
-        theirs = [p.detach() for p in student.parameters()]
+        ours: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = [weight.detach() for weight in student.parameters()]
         torch._foreach_mul_(ours, keep)
         torch._foreach_add_(ours, theirs, alpha=1.0 - keep)
         if self.buffers != "ema":

@@ -26,16 +26,17 @@ from .inference import Predictor
 from .losses import consistency_terms, pseudo_label_loss, supervised_loss, total_loss
 from .metrics import average, evaluate_case
 from .network import DualTaskVNet
-from .precision import Precision, choose_precision
+from .precision import Precision, choose_precision, resolve_device
 from .sampling import LoadCase, TrainingCase, TwoStreamSampler
 from .schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
 from .teacher import MeanTeacher
 from .types import Batch, DualTaskOutput, LossTerms
-from .uncertainty import certainty_weights, normalized_entropy, stochastic_passes
+from .uncertainty import certainty_weights, normalized_entropy, region_scores, stochastic_passes
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+STATE_FORMAT = "ugmcl-state-1"
 
 
 class Progress(NamedTuple):
@@ -110,6 +111,7 @@ def fit(
     *,
     warm_start: Checkpoint | None = None,
     device: str = "auto",
+    precision: Precision | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     seed: int = 0,
@@ -125,6 +127,7 @@ def fit(
         workdir: Holds `state.pt` while the round is unfinished; a state of the same config is resumed.
         warm_start: Weights to start from when no state is resumed; ignored if its network differs.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: Number format and device; measured when `None`, or taken from the resumed state.
         progress: Called after every step and validated case.
         should_stop: Asked after every step; true saves the state and ends the round.
         seed: Of weights, sampling, augmentation and dropout.
@@ -135,8 +138,12 @@ def fit(
     workdir.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda _: None)
     stop = should_stop or (lambda: False)
-    run = _start(config, workdir, warm_start, device, seed)
+    state = _interrupted(config, workdir / STATE_FILE)
+    run = _start(config, warm_start, precision or _choose(config, device, state), seed)
     sampler = TwoStreamSampler(labeled, unlabeled, load, config, run.rng)
+    if state is not None:
+        _restore(run, state)
+        sampler.restore(state["pools"])
     if run.step == 0:
         _fit_budget(run, sampler)
     stopped = _train(run, sampler, workdir, report, stop)
@@ -147,9 +154,15 @@ def fit(
     return result
 
 
-def _start(config: Config, workdir: Path, warm_start: Checkpoint | None, device: str, seed: int) -> _Run:
+def _choose(config: Config, device: str, state: dict[str, Any] | None) -> Precision:
+    """The number format of the interrupted round on the same device, so that it goes on as it began; else measured."""
+    if state is not None and state["precision"]["device"] == resolve_device(device):
+        return Precision(**state["precision"])
+    return choose_precision(config, device)
+
+
+def _start(config: Config, warm_start: Checkpoint | None, precision: Precision, seed: int) -> _Run:
     torch.manual_seed(seed)
-    precision = choose_precision(config, device)
     student = DualTaskVNet(config.network)
     rate = config.train.learning_rate
     if warm_start is not None and warm_start.config.network == config.network:
@@ -158,12 +171,10 @@ def _start(config: Config, workdir: Path, warm_start: Checkpoint | None, device:
     student = precision.place(student).train()
     teacher = MeanTeacher(student, config.train.ema_decay, config.train.teacher_buffers)
     optimizer = _optimizer(student, config)
-    run = _Run(
+    return _Run(
         config, precision, student, teacher, optimizer, np.random.default_rng(seed),
         torch.Generator().manual_seed(seed), config.train.steps, rate,
     )  # fmt: skip
-    _resume(run, workdir / STATE_FILE)
-    return run
 
 
 def _optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimizer:
@@ -197,7 +208,7 @@ def _train(
         report(Progress(run.step, run.steps, eta, losses, "train"))
         stopping = stop()
         if stopping or now - saved > run.config.train.save_every_s:
-            _save(run, workdir / STATE_FILE)
+            _save(run, sampler, workdir / STATE_FILE)
             saved = now
         if stopping:
             return True
@@ -402,21 +413,22 @@ def _restore(run: _Run, state: dict[str, Any]) -> None:
         setattr(run, name, state[name])
 
 
-def _save(run: _Run, path: Path) -> None:
-    write_atomic(path, _snapshot(run))
+def _save(run: _Run, sampler: TwoStreamSampler, path: Path) -> None:
+    precision, pools = run.precision.to_dict(), sampler.state()
+    write_atomic(path, {"format": STATE_FORMAT, "precision": precision, "pools": pools, **_snapshot(run)})
 
 
-def _resume(run: _Run, path: Path) -> None:
-    """Continue an interrupted round of the same config; an unreadable or foreign state is passed over."""
+def _interrupted(config: Config, path: Path) -> dict[str, Any] | None:
+    """The saved state of an interrupted round of the same config; an unreadable or foreign one is passed over."""
     if not path.exists():
-        return
+        return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in many ways; the round then starts anew
         logger.warning("The saved training state cannot be read (%s); the round starts anew.", type(error).__name__)
-        return
-    if state.get("config") == run.config.to_dict() and state["step"] < state["steps"]:
-        _restore(run, state)
+        return None
+    ours = isinstance(state, dict) and state.get("format") == STATE_FORMAT
+    return state if ours and state["config"] == config.to_dict() else None
 
 
 def _result(run: _Run, set_aside: dict[str, str], stopped: bool) -> FitResult:
@@ -461,7 +473,8 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Metrics of a checkpoint per labeled case, id to `metrics.evaluate_case`'s dict; unreadable cases are set aside.
 
-    With `uncertainty`, each dict also has the scan's `score` and the map's `error_auroc`.
+    With `uncertainty`, each dict also has the scan's `score`, all candidates for it (`region_scores`) and the map's
+    `error_auroc`.
     """
     predictor = Predictor(checkpoint, device, precision)
     scores: dict[str, dict[str, Any]] = {}
@@ -481,4 +494,7 @@ def evaluate(
         )
         if prediction.summary is not None:
             scores[case.id]["score"] = prediction.summary.score
+        if prediction.uncertainty is not None and prediction.foreground is not None:
+            candidates = region_scores(prediction.uncertainty, prediction.foreground, prediction.labels > 0)
+            scores[case.id]["region_scores"] = candidates
     return scores

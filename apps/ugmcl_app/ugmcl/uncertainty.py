@@ -44,7 +44,8 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     Source: UG-MCL Eq. 3; divided by ln C so that thresholds mean the same for any number of classes.
     """
     entropy = -torch.special.xlogy(probs, probs).sum(dim=1, keepdim=True)
-    return (entropy / math.log(probs.shape[1])).clamp(0.0, 1.0)
+    normalized: Tensor = (entropy / math.log(probs.shape[1])).clamp(0.0, 1.0)
+    return normalized
 
 
 @torch.no_grad()

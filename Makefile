@@ -1,0 +1,82 @@
+# The two commands: `make serve` and `make test`. Each sets itself up.
+
+PYTHON ?= python3.11
+PORT ?= 8000
+LABELS ?=
+STUDIES ?=
+HIPPOCAMPUS_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+SAMPLE := build/sample
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve demo test test-real test-min lint types check hippocampus bench clean
+
+help:
+	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
+	@echo "make test          the tests: a few minutes on two cores, no GPU needed"
+	@echo "make demo          watch labels become a better model, on the sample cohort"
+	@echo "make setup         build .venv (the others call it)"
+	@echo "make check         lint and types"
+	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
+	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
+	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
+	@echo "make bench         speed and memory beside the published layout"
+	@echo "make clean         remove build/ and caches (not .venv)"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an interrupted install starts over and a finished one is not repeated.
+# torch comes first: sam2, which monailabel requires, is built from source and imports torch while it builds.
+# SAM2_BUILD_CUDA=0: no compiler is needed.
+$(STAMP): pyproject.toml constraints.txt buildtools/pth_backend.py apps/ugmcl_app/pydicom_alias.py
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 (Debian: apt install python3.11-venv), or name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is not Python 3.11, which monailabel 0.8.5 needs (3.12 lacks distutils). Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module. On Debian: apt install python3.11-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools torch numpy
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 --no-build-isolation -c constraints.txt -e '.[dev,dicom]'
+	@touch $@
+
+# Without STUDIES: the generated cohort, made once and kept with its labels and models until `make clean`.
+serve: setup
+ifeq ($(strip $(STUDIES)),)
+	test -d $(SAMPLE)/studies || $(BIN)/ugmcl-assist sample-data --out $(SAMPLE)
+	$(BIN)/ugmcl-assist serve --studies $(SAMPLE)/studies --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
+else
+	$(BIN)/ugmcl-assist serve --studies '$(STUDIES)' --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
+endif
+
+demo: setup
+	$(BIN)/ugmcl-assist demo
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow and not viewer'
+
+# The same journeys with their full budget; they skip, with the reason, where the scans are absent.
+test-real: setup
+	UGMCL_FULL_BUDGET=1 $(BIN)/python -m pytest tests/journeys -m real
+
+test-min: setup
+	$(BIN)/python -m pytest tests/ugmcl tests/test_architecture.py -m 'not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types
+
+hippocampus: setup
+	$(BIN)/python -m benchmarks.hippocampus $(HIPPOCAMPUS_ARGS)
+
+bench: setup
+	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,313 @@
+"""infers: the host's inference tasks: `ugmcl`, a segmentation with its uncertainty, and `ugmcl_uncertainty`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
+from ugmcl.checkpoint import load_checkpoint
+from ugmcl.inference import Predictor
+from ugmcl.precision import Precision
+from ugmcl.uncertainty import BAND_NAMES, bands
+
+from .errors import Refusal, UnusableImage
+from .maps import MapStore, StoredMap
+from .registry import ModelRegistry
+from .settings import AppSettings
+from .volumes import EXTENSIONS, read_header, read_volume, read_voxels, write_label, write_map
+
+DEFAULT_MC_SAMPLES = 8
+MAX_MC_SAMPLES = 64
+RESULT_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
+DEFAULT_EXTENSION = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What a client may ask of an inference, checked.
+
+    Attributes:
+        uncertainty: Whether the map is wanted as a file.
+        mc_samples: Monte Carlo passes, 1 to 64.
+        extension: Of the result files, one of `EXTENSIONS`.
+        dtype: Of the label, one of `RESULT_DTYPES`; None: uint8.
+    """
+
+    uncertainty: bool = False
+    mc_samples: int = DEFAULT_MC_SAMPLES
+    extension: str = DEFAULT_EXTENSION
+    dtype: str | None = None
+
+    @classmethod
+    def of(cls, request: dict[str, Any]) -> InferOptions:
+        """Read a request; keys it does not know are left to the host.
+
+        Raises:
+            Refusal: 422, naming the parameter and what is allowed.
+        """
+        return cls(
+            _boolean("uncertainty", request.get("uncertainty", False)),
+            _samples(request.get("mc_samples", DEFAULT_MC_SAMPLES)),
+            _extension(request.get("result_extension") or DEFAULT_EXTENSION),
+            _dtype(request.get("result_dtype")),
+        )
+
+
+class InferResult(NamedTuple):
+    """The files and values of one inference; the files are temporary and the caller's.
+
+    Attributes:
+        label_file: The label on the image's grid.
+        params: The JSON of the reply.
+        uncertainty_file: The map, if it was asked for.
+    """
+
+    label_file: Path
+    params: dict[str, Any]
+    uncertainty_file: Path | None = None
+
+
+class PublishedModel:
+    """The live model, loaded on first use and again after each publication. Thread-safe.
+
+    Attributes:
+        precision: Number format measured at start, or None while it is not known: then each load measures.
+    """
+
+    def __init__(self, registry: ModelRegistry, settings: AppSettings) -> None:
+        self.precision: Precision | None = None
+        self._registry = registry
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, Predictor] | None = None
+
+    def get(self) -> tuple[str, Predictor] | None:
+        """The live version and its predictor; None before a first model."""
+        version = self._registry.published()
+        if version is None:
+            return None
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != version:
+                self._loaded = None  # two models at once might not fit
+                checkpoint = load_checkpoint(self._registry.path(version))
+                self._loaded = (version, Predictor(checkpoint, self._settings.device, self.precision))
+            return self._loaded
+
+    def version(self, version: str) -> Predictor:
+        """A predictor of any kept version; Refusal 404 for an unknown one."""
+        live = self.get()
+        if live is not None and live[0] == version:
+            return live[1]
+        return Predictor(load_checkpoint(self._registry.path(version)), self._settings.device, self.precision)
+
+
+class UGMCLInfer(InferTask):  # type: ignore[misc]
+    """Segments a scan with the live model and says how unsure it is.
+
+    A request holds `image` (a file), `image_id` (its id in the datastore, absent for uploads), and the client's
+    `uncertainty`, `mc_samples`, `result_extension` and `result_dtype`.
+    """
+
+    def __init__(self, model: PublishedModel, maps: MapStore, settings: AppSettings, labeled: Any) -> None:
+        """`labeled()` counts the final labels, for the answer before a first model."""
+        super().__init__(
+            InferType.SEGMENTATION,
+            settings.labels_map,
+            3,
+            "Segmentation with voxel uncertainty; learns from every submitted label and the unlabeled pool",
+            {"mc_samples": DEFAULT_MC_SAMPLES},
+        )
+        self._model, self._maps, self._settings, self._labeled = model, maps, settings, labeled
+
+    def is_valid(self) -> bool:
+        """Always: a viewer must find the task before the first model; asked to run, it then answers 409."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The host's form of `run`: label file and JSON."""
+        result = self.run({**request, "uncertainty": False})
+        return str(result.label_file), result.params
+
+    def run(self, request: dict[str, Any]) -> InferResult:
+        """Infer once.
+
+        Raises:
+            Refusal: 409 before a first model, 422 for an unusable image or parameter.
+        """
+        options = InferOptions.of(request)
+        version, predictor = self._live()
+        image, image_id = Path(request["image"]), request.get("image_id")
+        start = time.perf_counter()
+        try:
+            volume = read_volume(image)
+        except UnusableImage as error:
+            raise Refusal(422, f"The image cannot be used. {error}") from error
+        loaded = time.perf_counter()
+        prediction = predictor.predict(volume, uncertainty=True, mc_samples=options.mc_samples)
+        assert prediction.uncertainty is not None and prediction.summary is not None
+        summary = prediction.summary.to_dict()
+        predicted = time.perf_counter()
+        if image_id is not None:
+            self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, version, summary)
+        label_file = temporary_file(options.extension)
+        write_label(label_file, prediction.labels, volume.affine, options.dtype)
+        map_file = temporary_file(options.extension) if options.uncertainty else None
+        if map_file is not None:
+            write_map(map_file, prediction.uncertainty, volume.affine)
+        done = time.perf_counter()
+        latencies = {
+            **prediction.latencies,
+            "load": round(loaded - start, 4),
+            "write": round(done - predicted, 4),
+            "total": round(done - start, 4),
+        }
+        return InferResult(label_file, self.params(version, summary, latencies, image_id), map_file)
+
+    def params(
+        self, version: str, summary: dict[str, Any], latencies: dict[str, float], image_id: str | None
+    ) -> dict[str, Any]:
+        """The JSON of a reply; latencies in seconds."""
+        url = None if image_id is None else f"/uncertainty/{quote(image_id, safe='')}"
+        return {
+            "model_version": version,
+            "label_names": self.labels,
+            "latencies": latencies,
+            "uncertainty": {**summary, "url": url},
+        }
+
+    def keep_map(self, image_id: str, image: Path, version: str | None = None) -> StoredMap:
+        """The map of a case by a version (the live one): the kept one, or computed and kept.
+
+        Raises:
+            Refusal: 404 for an unknown version, 409 before a first model, 422 for an unusable image.
+        """
+        wanted = version or self._live()[0]
+        kept = self._maps.find(image_id, image)
+        if kept is not None and kept.model_version == wanted:
+            return kept
+        predictor = self._model.version(wanted)
+        try:
+            volume = read_volume(image)
+        except UnusableImage as error:
+            raise Refusal(422, f"The image cannot be used. {error}") from error
+        prediction = predictor.predict(volume, uncertainty=True, mc_samples=DEFAULT_MC_SAMPLES)
+        assert prediction.uncertainty is not None and prediction.summary is not None
+        summary = prediction.summary.to_dict()
+        return self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, wanted, summary)
+
+    def _live(self) -> tuple[str, Predictor]:
+        live = self._model.get()
+        if live is None:
+            labeled, needed = int(self._labeled()), self._settings.min_labels
+            raise Refusal(
+                409,
+                f"There is no model yet: the first one is trained from {needed} final label(s), of which {labeled} "
+                "are here. Submit labels, or wait for the round that runs.",
+                labeled=labeled,
+                labels_needed=needed,
+            )
+        return live
+
+
+class UncertaintyBandsInfer(InferTask):  # type: ignore[misc]
+    """The uncertainty as label values, so that a viewer without any plug-in of ours shows it."""
+
+    def __init__(self, segmentation: UGMCLInfer, maps: MapStore) -> None:
+        super().__init__(
+            InferType.SEGMENTATION,
+            {name: value + 1 for value, name in enumerate(BAND_NAMES)},
+            3,
+            "Voxel uncertainty of the live model in three bands; delete these segments before submitting",
+            {"mc_samples": DEFAULT_MC_SAMPLES},
+        )
+        self._segmentation, self._maps = segmentation, maps
+
+    def is_valid(self) -> bool:
+        """Always; see `UGMCLInfer.is_valid`."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The host's form of `run`: label file and JSON."""
+        result = self.run({**request, "uncertainty": False})
+        return str(result.label_file), result.params
+
+    def run(self, request: dict[str, Any]) -> InferResult:
+        """Infer once, or turn the map kept of this case by the live model into bands; raises as `UGMCLInfer.run`."""
+        options = InferOptions.of(request)
+        version, _ = self._segmentation._live()
+        image, image_id = Path(request["image"]), request.get("image_id")
+        start = time.perf_counter()
+        kept = self._maps.find(image_id, image) if image_id is not None else None
+        if kept is not None and (kept.model_version, kept.mc_samples) == (version, options.mc_samples):
+            values: NDArray[Any] = read_voxels(kept.path)[0]
+            seconds = {"load": round(time.perf_counter() - start, 4)}
+            params = self._segmentation.params(version, kept.summary, seconds, image_id)
+        else:
+            done = self._segmentation.run({**request, "uncertainty": True, "result_extension": ".nii"})
+            assert done.uncertainty_file is not None
+            values = read_voxels(done.uncertainty_file)[0]
+            done.label_file.unlink(missing_ok=True)
+            done.uncertainty_file.unlink(missing_ok=True)
+            params = done.params
+        affine = read_header(image).affine
+        label_file = temporary_file(options.extension)
+        write_label(label_file, bands(values), affine, options.dtype)
+        map_file = temporary_file(options.extension) if options.uncertainty else None
+        if map_file is not None:
+            write_map(map_file, np.asarray(values), affine)
+        params["latencies"]["total"] = round(time.perf_counter() - start, 4)
+        return InferResult(label_file, {**params, "label_names": self.labels}, map_file)
+
+
+def temporary_file(extension: str) -> Path:
+    """A new empty file outside the project, for a reply; its receiver removes it."""
+    handle, name = tempfile.mkstemp(prefix="ugmcl-", suffix=extension)
+    os.close(handle)
+    return Path(name)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):  # a viewer's table of options holds text
+        return bool(value == "true")
+    raise Refusal(422, f"params.{name} is {_shown(value)}; allowed: true, false.")
+
+
+def _samples(value: Any) -> int:
+    number = value
+    if isinstance(value, str) and value.strip().isdecimal():
+        number = int(value)
+    whole = isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1
+    if not whole or not 1 <= number <= MAX_MC_SAMPLES:
+        raise Refusal(422, f"params.mc_samples is {_shown(value)}; allowed: whole numbers 1 to {MAX_MC_SAMPLES}.")
+    return int(number)
+
+
+def _extension(value: Any) -> str:
+    given = f".{value.strip().lstrip('.').lower()}" if isinstance(value, str) else value
+    if given not in EXTENSIONS:
+        raise Refusal(422, f"params.result_extension is {_shown(value)}; allowed: {', '.join(EXTENSIONS)}.")
+    return str(given)
+
+
+def _dtype(value: Any) -> str | None:
+    if value in (None, ""):
+        return None
+    if value not in RESULT_DTYPES:
+        raise Refusal(422, f"params.result_dtype is {_shown(value)}; allowed: {', '.join(RESULT_DTYPES)}.")
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

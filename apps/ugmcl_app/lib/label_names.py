@@ -1,0 +1,100 @@
+"""label_names: what each value of a submitted label means, by name, in the project's own values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ugmcl.uncertainty import BAND_NAMES
+
+from .errors import Refusal
+from .settings import DEFAULT_LABEL
+
+_FORM = 'label_info is a list like [{"name": "foreground", "idx": 1}]'
+
+
+def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any) -> dict[int, int]:
+    """Map the non-zero values present in a label to the project's values.
+
+    Args:
+        values: Distinct non-zero values of the label.
+        labels: The project's classes, `{name: value}`. The default project, `{"foreground": 1}`, takes its one
+            segment under any name.
+        label_info: `[{"name", "idx"}]` as a viewer sends it, or None or empty: the values are the project's.
+
+    Returns:
+        `{submitted value: project value}` for every value present.
+
+    Raises:
+        Refusal: 422 for a value without a meaning, a non-empty segment with an unknown name, or a malformed
+            `label_info`.
+    """
+    if not label_info:
+        unknown = [value for value in values if value not in labels.values()]
+        if unknown:
+            raise Refusal(
+                422,
+                f"The label holds the value {_listed(unknown)}, which no class of this project has; allowed: 0 and "
+                f"{_classes(labels)}. Other values need label_info to say what each means.",
+            )
+        return {value: value for value in values}
+    names = _names_of_values(values, label_info)
+    unnamed = [value for value in values if value not in names]
+    if unnamed:
+        raise Refusal(422, f"The label holds the value {_listed(unnamed)}, which label_info does not name.")
+    bands = [names[value] for value in values if names[value].casefold() in BAND_NAMES]
+    if bands and not set(map(str.casefold, bands)) & set(map(str.casefold, labels)):
+        raise Refusal(
+            422,
+            f"The label holds the uncertainty bands {_listed(bands)}: delete the segments {', '.join(BAND_NAMES)} "
+            "first, then submit again. In an export they overwrite the organ wherever they overlap it.",
+        )
+    return _project_values(values, names, labels)
+
+
+def _project_values(values: Sequence[int], names: Mapping[int, str], labels: Mapping[str, int]) -> dict[int, int]:
+    by_name = {name.casefold(): value for name, value in labels.items()}
+    unknown = [names[value] for value in values if names[value].casefold() not in by_name]
+    if unknown and tuple(labels) == (DEFAULT_LABEL,):
+        if len(values) == 1:
+            return {values[0]: labels[DEFAULT_LABEL]}
+        raise Refusal(
+            422,
+            f"The label has {len(values)} segments ({_listed([names[value] for value in values])}), and this project "
+            "has one class. Keep one segment, or start the app with --conf labels NAME1,NAME2.",
+        )
+    if unknown:
+        raise Refusal(
+            422,
+            f"The label has a segment named {_listed(unknown)}; the classes of this project are {_classes(labels)}. "
+            "Rename or delete that segment, then submit again.",
+        )
+    return {value: by_name[names[value].casefold()] for value in values}
+
+
+def _names_of_values(values: Sequence[int], label_info: Any) -> dict[int, str]:
+    if not isinstance(label_info, list):
+        raise Refusal(422, f"{_FORM}; given was {type(label_info).__name__}.")
+    named: dict[int, str] = {}
+    for entry in label_info:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        value = entry.get("idx", entry.get("id")) if isinstance(entry, dict) else None
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+            raise Refusal(422, f"{_FORM}; one of its entries has no text `name` or no number `idx`.")
+        if not math.isfinite(value) or value != int(value) or int(value) in named:
+            raise Refusal(422, f"{_FORM}; `idx` must be whole and different for each entry, {value:g} is not.")
+        named[int(value)] = name.strip()
+    # 3D Slicer counts `idx` over all segments but exports only some ("background" is left out), as 1, 2, 3, ...
+    # Where no value fits its own `idx`, that is what happened: the order of the entries is the meaning.
+    in_order = {index + 1: name for index, (_, name) in enumerate(sorted(named.items()))}
+    return in_order if set(values) - set(named) and set(values) <= set(in_order) else named
+
+
+def _listed(values: Sequence[Any]) -> str:
+    shown = [str(value)[:60] for value in values[:5]]
+    return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def _classes(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} ({name})" for name, value in labels.items())

@@ -1,0 +1,117 @@
+"""round_record: what is known of one training round, as stored and as shown by `GET /rounds`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+ENDED = (DONE, FAILED, CANCELLED)
+
+PUBLIC_KEYS = (
+    "id",
+    "status",
+    "labeled",
+    "labeled_ids",
+    "unlabeled",
+    "model_version",
+    "promoted",
+    "reason",
+    "metrics",
+    "progress",
+    "started_at",
+    "finished_at",
+    "duration_s",
+)
+
+
+def now_iso() -> str:
+    """The present moment in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def finite(value: Any) -> Any:
+    """The same nested data with every NaN or infinite number replaced by None, which JSON can carry."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@dataclass
+class Round:
+    """One train-validate-publish round.
+
+    Attributes:
+        id: Unique in the project.
+        status: "queued", "running", "done", "failed" or "cancelled".
+        labeled_ids: Distinct final labels taken in, training and validation, sorted.
+        unlabeled: Images of the pool without a final label, as used by the round.
+        model_version: The registry's version of the candidate, or None.
+        promoted: Whether that version was published.
+        reason: A sentence on what came out, with its numbers.
+        metrics: `student`, `teacher`, `published_before`, each `{"dice", "hd95_mm"}` or None; None altogether
+            before the first validation case.
+        progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
+        requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
+        claimed: Image id -> SHA-256 of its final label when the round started.
+        read: Image id -> SHA-256 of the label file that the worker really read.
+        set_aside: Image id -> why the round went on without it.
+    """
+
+    id: str
+    status: str = QUEUED
+    labeled_ids: list[str] = field(default_factory=list)
+    unlabeled: int = 0
+    model_version: str | None = None
+    promoted: bool = False
+    reason: str = ""
+    metrics: dict[str, Any] | None = None
+    progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
+    created_at: str = field(default_factory=now_iso)
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    requested: bool = False
+    claimed: dict[str, str] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labeled(self) -> int:
+        """Number of distinct final labels taken in."""
+        return len(self.labeled_ids)
+
+    def begin(self) -> None:
+        """Mark the round as running from now."""
+        self.status, self.started_at, self.reason = RUNNING, now_iso(), ""
+
+    def end(self, status: str, reason: str) -> None:
+        """Mark the round as ended now, unless it has ended already (a cancelled round stays cancelled)."""
+        if self.status in ENDED:
+            return
+        self.status, self.reason, self.finished_at = status, reason, now_iso()
+        if self.started_at is not None:
+            begun = datetime.fromisoformat(self.started_at)
+            self.duration_s = round((datetime.fromisoformat(self.finished_at) - begun).total_seconds(), 3)
+
+    def public(self) -> dict[str, Any]:
+        """The round as `GET /rounds` shows it."""
+        return {key: finite(getattr(self, key)) for key in PUBLIC_KEYS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as stored."""
+        stored: dict[str, Any] = finite(dataclasses.asdict(self))
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Round:
+        """The inverse of `to_dict`; keys of another version of this program are left out."""
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in stored.items() if key in known})

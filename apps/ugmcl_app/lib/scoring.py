@@ -1,0 +1,149 @@
+"""scoring: keep every unlabeled case scored by the live model, out of the way of training."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from .registry import ModelRegistry
+from .round_job import LabelSource
+from .scores import ScoreBoard
+from .settings import AppSettings
+from .worker_process import Event, WorkerProcess
+from .workspace import Workspace, write_json_atomic
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 5.0  # how soon a new image, or a rollback by another route, is noticed
+NICE = 19
+
+
+class PoolScoring:
+    """One thread that runs a scoring worker while unlabeled cases lack a score of the live version.
+
+    Whatever stops it, the scores so far are kept, and the next worker gets only the cases still missing.
+    """
+
+    def __init__(
+        self,
+        datastore: LabelSource,
+        registry: ModelRegistry,
+        workspace: Workspace,
+        scores: ScoreBoard,
+        settings: AppSettings,
+    ) -> None:
+        self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
+        self._job_file = Path(workspace.training) / "score.json"
+        self._changed = threading.Condition()
+        self._paused = 0
+        self._stopping = False
+        self._worker: WorkerProcess | None = None
+        self._version: str | None = None
+        self._skipped: set[str] = set()  # cases the present version could not score; not tried again
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Score whenever there is something to score."""
+        self._stopping = False
+        self._registry.on_published.append(self._published)
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="scoring")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop scoring and end the thread."""
+        if self._thread is None:
+            return
+        self._registry.on_published.remove(self._published)
+        with self._changed:
+            self._stopping = True
+            self._end_worker()
+        self._thread.join(timeout=30)
+        self._thread = None
+
+    def pause(self) -> None:
+        """Leave the processor to a training round, from now until `resume`."""
+        with self._changed:
+            self._paused += 1
+            self._end_worker()
+
+    def resume(self) -> None:
+        """Go on scoring where `pause` stopped it."""
+        with self._changed:
+            self._paused -= 1
+            self._changed.notify_all()
+
+    def _published(self, version: str) -> None:
+        with self._changed:
+            self._end_worker()  # it scores with a version that is no longer live
+
+    def _end_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+        self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopping:
+                    return
+                ready = self._paused == 0
+            try:
+                if ready and self._score_missing():
+                    continue
+            except Exception:  # e.g. a full disk; scores are a convenience, so say so and try again later
+                logger.exception("Scoring the unlabeled cases failed; it is tried again.")
+            with self._changed:
+                if not self._stopping:
+                    self._changed.wait(POLL_S)
+
+    def _score_missing(self) -> bool:
+        """Run one worker over the missing cases; False when there is nothing to do or it failed."""
+        version = self._registry.published()
+        if version is None:
+            return False
+        if version != self._version:
+            self._version, self._skipped = version, set()
+        labeled = self._datastore.final_labels()
+        pool = [
+            i for i in sorted(self._datastore.list_images()) if i not in labeled and i not in self._skipped
+        ]
+        missing = self._scores.missing(pool, version)
+        if not missing:
+            return False
+        worker = self._prepare(version, missing)
+        with self._changed:
+            if self._paused or self._stopping or self._registry.published() != version:
+                return False
+            self._worker = worker
+        outcome = worker.run()
+        with self._changed:
+            self._worker = None
+        self._scores.flush()
+        if outcome.result is None and not worker.stopped:
+            logger.warning("Scoring the unlabeled cases failed: %s", outcome.error)
+        return outcome.result is not None or worker.stopped
+
+    def _prepare(self, version: str, missing: list[str]) -> WorkerProcess:
+        cases = [
+            {"id": image_id, "image": str(self._datastore.get_image_uri(image_id))} for image_id in missing
+        ]
+        job = {
+            "model": str(self._registry.path(version)),
+            "device": self._settings.device,
+            "threads": self._settings.threads,
+            "mc_samples": 8,
+            "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
+            "cases": cases,
+        }
+        self._job_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(self._job_file, job)
+
+        def take(event: Event) -> None:
+            if event["event"] == "score":
+                self._scores.put(event["id"], event["score"], version)
+            elif event["event"] == "skipped":
+                self._skipped.add(event["id"])
+
+        arguments = ["score", "--job", str(self._job_file)]
+        return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)

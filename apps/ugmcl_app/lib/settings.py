@@ -1,0 +1,123 @@
+"""settings: the app's options, parsed once from the host's `--conf KEY VALUE` strings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ugmcl.presets import PRESETS
+from ugmcl.uncertainty import BAND_NAMES
+
+DEFAULT_LABEL = "foreground"
+_HOST_KEYS = {"server_mode"}  # read by MONAILabelApp itself
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise ValueError("every name between the commas must be non-empty")
+    if len({name.casefold() for name in names}) != len(names):
+        raise ValueError("no name may occur twice")
+    taken = {"background", *BAND_NAMES} & {name.casefold() for name in names}
+    if taken:
+        raise ValueError(f"{sorted(taken)} name the background and the uncertainty bands, not an organ")
+    if len(names) > 255:
+        raise ValueError("a project has at most 255 classes")
+    return names
+
+
+def _boolean(text: str) -> bool:
+    value = text.strip().casefold()
+    if value not in _TRUE | _FALSE:
+        raise ValueError("allowed are true and false")
+    return value in _TRUE
+
+
+def _number(kind: Callable[[str], Any], low: float) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"allowed is {'an integer' if kind is int else 'a number'}") from None
+        if not math.isfinite(value) or value < low:
+            raise ValueError(f"allowed is {low:g} or more")
+        return value
+
+    return parse
+
+
+def _preset(text: str) -> str:
+    if text not in PRESETS:
+        raise ValueError(f"allowed are {', '.join(PRESETS)}")
+    return text
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if text not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
+        raise ValueError("allowed are auto, cpu, cuda and cuda:N")
+    return text
+
+
+def _option(default: Any, parse: Callable[[str], Any]) -> Any:
+    return field(default=default, metadata={"parse": parse})
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """Options of one project; each field is a `--conf` key of the same name."""
+
+    labels: tuple[str, ...] = _option((DEFAULT_LABEL,), _labels)
+    """Class names, comma-separated; the value of `labels[i]` is i + 1."""
+    workspace: str = _option("", str)
+    """Folder of models, rounds, scores and maps; empty: `<studies>/.ugmcl`."""
+    preset: str = _option("default", _preset)
+    """Preset of the method, one of `ugmcl.presets.PRESETS`."""
+    device: str = _option("auto", _device)
+    """auto, cpu, cuda or cuda:N."""
+    min_labels: int = _option(1, _number(int, 1))
+    """New final labels that start a round."""
+    debounce_s: float = _option(5.0, _number(float, 0))
+    """Seconds without a further label before the round starts."""
+    publish_margin: float = _option(0.0, _number(float, 0))
+    """Dice a candidate may lose on today's validation cases and still be published, in [0, 1]."""
+    allow_empty_labels: bool = _option(False, _boolean)
+    """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
+    round_seconds: float = _option(90.0, _number(float, 1))
+    """Cap on the training seconds of a round on a CPU."""
+    threads: int = _option(0, _number(int, 0))
+    """CPU threads of a round; 0 chooses."""
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, Any] | None) -> AppSettings:
+        """Parse the host's strings.
+
+        Raises:
+            ValueError: For an unknown key or an unacceptable value, naming what is allowed.
+        """
+        options = {option.name: option for option in dataclasses.fields(cls)}
+        given = {key: value for key, value in (conf or {}).items() if key not in _HOST_KEYS}
+        unknown = sorted(set(given) - set(options))
+        if unknown:
+            raise ValueError(f"Unknown --conf key {', '.join(unknown)}; valid keys: {', '.join(options)}.")
+        values = {}
+        for key, text in given.items():
+            try:
+                values[key] = options[key].metadata["parse"](str(text))
+            except ValueError as error:
+                raise ValueError(f"--conf {key} is {str(text)!r}; {error}.") from None
+        return cls(**values)
+
+    @property
+    def labels_map(self) -> dict[str, int]:
+        """`{name: value}`, values from 1."""
+        return {name: index + 1 for index, name in enumerate(self.labels)}
+
+    @property
+    def any_single_name(self) -> bool:
+        """Whether the one segment of a label may carry any name: no class was named for the project."""
+        return self.labels == (DEFAULT_LABEL,)

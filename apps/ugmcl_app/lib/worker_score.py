@@ -1,0 +1,43 @@
+"""worker_score: how unsure the live model is of each unlabeled case, one JSON line a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ugmcl.checkpoint import load_checkpoint
+from ugmcl.inference import Predictor
+
+from .volumes import read_volume
+
+if TYPE_CHECKING:
+    from .worker import EventStream
+
+
+def score_cases(job: dict[str, Any], emit: EventStream) -> None:
+    """Score every case of the job; an unreadable one is reported as `skipped` and left out.
+
+    Args:
+        job: `model` (checkpoint file), `device`, `threads`, `mc_samples`, `seed`, `cases` [{`id`, `image`}].
+        emit: Receives `score` events with `id` and `score` in [0, 1], `skipped` events, and a `result` at the
+            end.
+    """
+    if job["threads"] > 0:
+        torch.set_num_threads(job["threads"])
+    predictor = Predictor(load_checkpoint(job["model"]), job["device"])
+    scored = 0
+    for case in job["cases"]:
+        try:
+            volume = read_volume(Path(case["image"]))
+        except (ValueError, OSError) as error:
+            emit("skipped", id=case["id"], reason=str(error))
+            continue
+        prediction = predictor.predict(
+            volume, uncertainty=True, mc_samples=job["mc_samples"], seed=job["seed"]
+        )
+        assert prediction.summary is not None
+        emit("score", id=case["id"], score=float(prediction.summary.score))
+        scored += 1
+    emit("result", scored=scored)

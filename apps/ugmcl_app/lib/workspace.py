@@ -1,0 +1,130 @@
+"""workspace: where the state of one project lives, and how a file is replaced without ever being half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+
+def write_file_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
+
+    A process killed at any moment leaves the old file or the new one, and at most a stray `.tmp`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; the project's own files follow the user's umask like any other.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_file_atomic(path, write)
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_bytes_atomic(path, json.dumps(value, indent=1, default=str).encode())
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The JSON of `path`; `default` where the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return default
+
+
+def file_name_of(image_id: str) -> str:
+    """An image id as the stem of one file name: URL-quoted, so that different ids never share a file."""
+    quoted = quote(image_id, safe="")
+    if len(quoted) <= 200:
+        return quoted
+    # Quoting can triple a name's length; file systems end at 255 bytes.
+    return f"{quoted[:120]}-{hashlib.sha256(image_id.encode()).hexdigest()}"
+
+
+def _umask() -> int:
+    # os.umask can only be read by setting it, which another thread might see: Linux tells it here instead.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022
+
+
+class Workspace:
+    """The folder of one project's models, rounds, split, scores and maps."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().resolve()
+        self.models = self.root / "models"
+        """One folder a model version."""
+        self.maps = self.root / "maps"
+        """One uncertainty map a case."""
+        self.training = self.root / "training"
+        """Resumable states of rounds."""
+        self.models_file = self.root / "models.json"
+        self.rounds_file = self.root / "rounds.json"
+        self.split_file = self.root / "split.json"
+        self.scores_file = self.root / "scores.json"
+        self.checks_file = self.root / "checks.json"
+        """What reading each file of the pool found, so that a start need not read it again."""
+        self.project_file = self.root / "project.json"
+        for folder in (self.models, self.maps, self.training):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of(cls, studies: Path | str, conf_workspace: str = "") -> Workspace:
+        """The workspace of a studies folder: `conf_workspace`, or `.ugmcl` inside the folder."""
+        return cls(Path(conf_workspace) if conf_workspace else Path(studies) / ".ugmcl")
+
+    def bind(self, studies: Path | str, labels: Sequence[str], in_use: bool) -> None:
+        """Tie the workspace to one project: its class names and, outside its studies, its folder.
+
+        Args:
+            studies: The folder of scans.
+            labels: Class names; value i + 1 is `labels[i]`.
+            in_use: Whether models exist already; before the first, the project may still change.
+
+        Raises:
+            ValueError: If models here belong to another project.
+        """
+        folder = Path(studies).expanduser().resolve()
+        inside = self.root.is_relative_to(folder)
+        project = {"labels": list(labels), "studies": None if inside else str(folder)}
+        known = read_json(self.project_file, None)
+        if in_use and isinstance(known, dict):
+            if known.get("labels") != project["labels"]:
+                raise ValueError(
+                    f"The models in {self.root} were trained for the classes {', '.join(known.get('labels', []))}; "
+                    f"now {', '.join(labels)} was given. Start with the same labels, or with another workspace."
+                )
+            if known.get("studies") != project["studies"]:
+                raise ValueError(
+                    f"The workspace {self.root} belongs to the studies in {known.get('studies')}, not {folder}. "
+                    "Give each project its own workspace."
+                )
+        if known != project:
+            write_json_atomic(self.project_file, project)

@@ -1,0 +1,115 @@
+"""The web application: our routes, the stock server's remaining ones, and the guards around both.
+
+It is built from the stock routers rather than mounted on `monailabel.app`, because that object brings open CORS,
+`POST /reload` and endpoints that block the event loop. `server.app:app` is made on first access, so it also serves
+`monailabel start_server --uvicorn_app server.app:app`, where the stock command line has set the host's settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from server import refusal
+from server.body_limit import BodyLimit
+from server.origin_guard import OriginGuard
+from server.request_log import RequestLog
+from server.settings import ServerSettings
+
+TITLE = "UG-MCL assist"
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load the app, as the stock server does, and end its queue when the server stops."""
+    from starlette.concurrency import run_in_threadpool
+
+    from server.running_app import running_app
+
+    # The host's timer announces itself at INFO through a handler of its own, whatever its level was set to.
+    logging.getLogger("timeloop").disabled = True
+    instance = running_app()
+    instance.server_mode(True)
+    instance.on_init_complete()
+    try:
+        yield
+    finally:
+        await run_in_threadpool(_stop, instance)
+
+
+def _stop(instance: Any) -> None:
+    stop = getattr(instance, "stop", None) or instance.rounds.stop
+    stop()
+
+
+def create_app(settings: ServerSettings | None = None) -> FastAPI:
+    """Build the application; the host must know its app and studies (`stock_host.configure`) before it starts."""
+    settings = settings or ServerSettings()
+    app = FastAPI(
+        title=TITLE,
+        description="Segmentation that learns from every label and shows where it is unsure. Research use only.",
+        version="0.1.0",
+        docs_url=None,
+        redoc_url="/docs",
+        lifespan=lifespan,
+    )
+    refusal.install(app)
+    _include_routes(app)
+    _include_pages(app)
+    # Added last is outermost: the log sees every request, the guards come before any route or body.
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Model-Version", "Content-Disposition"],
+        )
+    app.add_middleware(OriginGuard, hosts=settings.host_names, origins=settings.cors_origins)
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _include_routes(app: FastAPI) -> None:
+    from server.routes import activelearning, datastore, health, infer, models, rounds, session, train, uncertainty
+    from server.stock_routes import stock_routers
+
+    for module in (health, rounds, models, infer, uncertainty, activelearning, train, datastore, session):
+        app.include_router(module.router)
+    for router in stock_routers():
+        app.include_router(router)
+
+
+def _include_pages(app: FastAPI) -> None:
+    import monailabel
+
+    static = Path(os.path.dirname(monailabel.__file__)) / "endpoints" / "static"
+    app.mount("/static", StaticFiles(directory=static), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def documentation() -> HTMLResponse:
+        page = get_swagger_ui_html(openapi_url="/openapi.json", title=f"{app.title} - APIs")
+        shown = bytes(page.body).decode()
+        return HTMLResponse(shown.replace("showExtensions: true,", "showExtensions: true, defaultModelsExpandDepth: -1,"))
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    def favicon() -> FileResponse:
+        return FileResponse(static / "favicon.ico", media_type="image/x-icon")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        globals()["app"] = create_app()
+        return globals()["app"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

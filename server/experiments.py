@@ -1,0 +1,217 @@
+"""Measurements on real scans: `python -m server.experiments hippocampus`, then `... score-ranking`.
+
+`hippocampus` trains UG-MCL beside supervised-only on the same CPU seconds and threads and reports Dice on the
+test cases; every finished run is kept, so the command may be stopped and started again. `score-ranking`
+compares the candidate scores of a scan on the runs that `hippocampus` left. Both write JSON under build/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from server.scan_set import Dataset, Loader, base_config, read_dataset
+from ugmcl.config import Config, replace
+from ugmcl.experiment import Experiment, gap_closed, read_record, run_experiment, tabulate, write_record
+from ugmcl.precision import Precision, choose_precision
+from ugmcl.provenance import provenance
+from ugmcl.score_ranking import rank_scores
+from ugmcl.trainer import Progress
+
+GROUPS = {"binary": ("hippocampus",), "two_class": ("anterior", "posterior")}
+"""Tasks, with the names of their classes; "binary" merges the labels to one foreground."""
+SEEDS = {"binary": 3, "two_class": 1}
+"""Seeds of the arms `ug_mcl` and `supervised`; the other arms have one."""
+ARMS = {"ug_mcl": 1.0, "supervised": 1.0, "supervised_plateau": 2.0, "supervised_150": 2.5}
+"""What is compared, with its multiple of the CPU seconds. The plateau shows that more time does not help the
+supervised network; all 150 labels need more time to be learned."""
+RANKING = slice(10, 60)
+"""Pool cases on which the score of a scan may be chosen: unlabeled in training, not in the test set."""
+
+
+def plan(given: argparse.Namespace, dataset: Dataset, loaders: dict[str, Loader]) -> list[Experiment]:
+    """All runs asked for, in the order in which they run: one seed of everything first, further seeds last."""
+    few, rest = dataset.pool[: given.labeled], dataset.pool[given.labeled :]
+    unlabeled = dataset.unlabeled(rest if given.unlabeled is None else rest[: given.unlabeled])
+    test = dataset.cases(dataset.test if given.test is None else dataset.test[: given.test])
+    ranking = dataset.cases([i for i in dataset.pool[RANKING] if i not in few][: given.test])
+    runs: list[Experiment] = []
+    for group, labels in GROUPS.items():
+        config = base_config(labels, dataset.unlabeled(dataset.pool), loaders[group], given.set)
+        for arm, factor in ARMS.items():
+            seeds = (given.seeds or SEEDS[group]) if arm in ("ug_mcl", "supervised") else 1
+            method = "ug_mcl" if arm == "ug_mcl" else "supervised"
+            train = {"method": method, "cpu_budget_s": given.cpu_seconds * factor}
+            labeled = dataset.cases(dataset.pool if arm == "supervised_150" else few)
+            pool, scored = (unlabeled, ranking) if arm == "ug_mcl" else ([], [])
+            runs += [
+                Experiment(group, arm, seed, replace(config, train=train), labeled, pool, test, scored)
+                for seed in range(seeds)
+            ]
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def hippocampus(given: argparse.Namespace) -> int:
+    """Run what is not finished, write the figures, print the table; 1 when stopped before the end."""
+    torch.set_num_threads(given.threads)
+    stopped = stop_on_signal()
+    dataset = read_dataset(given.data)
+    loaders = {group: Loader(merge=group == "binary") for group in GROUPS}
+    everything = plan(given, dataset, loaders)
+    runs = [run for run in everything if not given.only or is_named(run, given.only)]
+    if not runs:
+        raise ValueError(f"--only {' '.join(given.only)} matches no run; name a group, group/arm or a run.")
+    given.work.mkdir(parents=True, exist_ok=True)
+    precision = same_precision(given.work / "precision.json", runs[0].config)
+    for number, run in enumerate(runs, start=1):
+        report = progress_line(f"[{number}/{len(runs)}] {run.name}")
+        load = loaders[run.group]
+        record = run_experiment(run, load, given.work, precision, progress=report, should_stop=stopped)
+        if record is None:
+            print("\nStopped; the same command goes on from here.")
+            return 1
+        figures = summary(everything, given, precision)
+        write_record(given.out, figures)
+        dice = record["test"][record["model"]]["dice"]
+        cost = f"{record['steps']} steps, {record['cpu_seconds']:.0f} CPU s, {record['seconds']:.0f} s"
+        print(f"\r{run.name}: Dice {dice:.4f}, {cost}", flush=True)
+        if stopped():
+            return 1
+    print(table(figures))
+    return 0
+
+
+def is_named(run: Experiment, names: list[str]) -> bool:
+    """Whether one of the names is the run's, its group's or its arm's (`group/arm`)."""
+    return bool({run.name, run.group, f"{run.group}/{run.arm}"} & set(names))
+
+
+def summary(runs: list[Experiment], given: argparse.Namespace, precision: Precision) -> dict[str, Any]:
+    """The content of hippocampus.json, from the runs that are finished."""
+    read = [(run, read_record(given.work / f"{run.name}.json")) for run in runs]
+    records = [record for run, record in read if record and record["fingerprint"] == run.fingerprint]
+    groups = tabulate(records)
+    return {
+        **groups,
+        "gap_closed": {group: gap_closed(arms) for group, arms in groups.items()},
+        "cpu_seconds_budget": given.cpu_seconds,
+        "test_cases": len(records[0]["cases"]["test"]),
+        **provenance(precision.device),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as text; Dice of the model: the teacher of UG-MCL, the student of a supervised run."""
+    lines = [
+        f"{'':30}{'Dice':>8}{'std':>8}{'student':>9}{'95HD mm':>9}{'AUROC':>8}{'CPU s':>8}{'s':>7}  seeds"
+    ]
+    for group in GROUPS:
+        for arm, row in figures.get(group, {}).items():
+            student, area = row["student_dice"], row["error_auroc"]
+            lines.append(
+                f"{group + ' ' + arm:30}{row['dice']:>8.4f}{row['dice_std']:>8.4f}{student:>9.4f}"
+                f"{row['hd95_mm']:>9.2f}{area or float('nan'):>8.3f}{row['cpu_seconds']:>8.0f}"
+                f"{row['seconds']:>7.0f}  {len(row['seeds'])}"
+            )
+    for group, share in figures["gap_closed"].items():
+        if share is not None:
+            lines.append(f"{group}: UG-MCL makes up {share:.0%} of the gap from few labels to all.")
+    return "\n".join(lines)
+
+
+def score_ranking(given: argparse.Namespace) -> int:
+    """Compare candidate scores on the finished UG-MCL runs; 1 when there is none."""
+    found = [read_record(path) for path in sorted(given.work.glob("*_ug_mcl_seed*.json"))]
+    records = [record for record in found if record is not None and record["cases"]["ranking"]]
+    if not records:
+        print(f"No finished UG-MCL run in {given.work}; run `hippocampus` first.", file=sys.stderr)
+        return 1
+    figures = {**rank_scores(records), **provenance()}
+    write_record(given.out, figures)
+    print("Spearman's correlation of score and true Dice, mean of the runs (-1 is perfect)")
+    print(f"{'':24}{'pool':>8}{'test':>8}   choose on pool; test is only reported")
+    for name, sets in figures["candidates"].items():
+        values = [sets[which]["mean"] for which in ("ranking", "test")]
+        mark = "  <- best on pool" if name == figures["best_on_ranking"] else ""
+        mark += "  (in use)" if name == figures["score"] else ""
+        print(f"{name:24}" + "".join(f"{'none':>8}" if v is None else f"{v:>8.3f}" for v in values) + mark)
+    return 0
+
+
+def same_precision(path: Path, config: Config) -> Precision:
+    """Measured once and kept, so that runs which are compared, today or tomorrow, share it."""
+    stored = read_record(path)
+    if stored is not None:
+        return Precision(**stored)
+    precision = choose_precision(config, "cpu")
+    write_record(path, precision.to_dict())
+    return precision
+
+
+def progress_line(name: str) -> Callable[[Progress], None]:
+    """Rewrites one line of standard error, at most once a second."""
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1 and sys.stderr.isatty():
+            last = now
+            print(f"\r{name}: step {progress.step}/{progress.steps}, {progress.eta_s:.0f} s left   ",
+                  end="", file=sys.stderr, flush=True)  # fmt: skip
+
+    return report
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """True after Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return lambda: bool(received)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 2 for a wrong one."""
+    parser = argparse.ArgumentParser(prog="python -m server.experiments", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("hippocampus", help="UG-MCL beside supervised-only on real scans")
+    option = one.add_argument
+    option("--data", type=Path, default=Path("../shared/data/hippocampus"), help="the set's folder")
+    option("--out", type=Path, default=Path("build/hippocampus.json"), help="the figures as JSON")
+    option("--threads", type=int, default=2, help="CPU threads, the same for every run")
+    option("--cpu-seconds", type=float, default=360.0, help="training time of UG-MCL and of supervised")
+    option("--only", nargs="+", default=[], metavar="NAME", help="groups, arms as binary/ug_mcl, or runs")
+    option("--seeds", type=int, help="seeds of ug_mcl and supervised; default 3 binary, 1 two_class")
+    option("--labeled", type=int, default=10, help="labeled pool cases")
+    option("--unlabeled", type=int, help="unlabeled pool cases; default all others")
+    option("--test", type=int, help="test cases; default all")
+    option("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change the preset")
+    one.set_defaults(run=hippocampus)
+    two = commands.add_parser("score-ranking", help="which score of a scan ranks true errors best")
+    two.add_argument("--out", type=Path, default=Path("build/score_ranking.json"), help="the figures as JSON")
+    two.set_defaults(run=score_ranking)
+    for command in (one, two):
+        command.add_argument("--work", type=Path, default=Path("build/hippocampus"), help="runs and models")
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

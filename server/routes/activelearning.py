@@ -1,0 +1,56 @@
+"""Which case to label next."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+
+from server.names import known
+from server.running_app import heavy, running_app
+
+router = APIRouter(prefix="/activelearning", tags=["Active learning"])
+
+# What the request decides itself; a client's params must not override it.
+_OWN_KEYS = ("strategy", "id", "image", "path")
+_EXAMPLE = {
+    "id": "case_07",
+    "path": "/scans/case_07.nii.gz",
+    "score": 0.42,
+    "model_version": "v0001-3fa1c2",
+    "ts": 1769851890,
+    "name": "case_07.nii.gz",
+}
+_UNKNOWN = {"detail": "There is no strategy 'best' here; available: first, most_uncertain, random."}
+
+
+@router.post(
+    "/{strategy}",
+    summary="The next case to label by this strategy; {} when none is left",
+    responses={
+        200: {"content": {"application/json": {"example": _EXAMPLE}}},
+        404: {"description": "Unknown strategy", "content": {"application/json": {"example": _UNKNOWN}}},
+    },
+)
+async def next_sample(
+    strategy: str, params: Annotated[dict[str, Any] | None, Body(examples=[{"client_id": "reader-1"}])] = None
+) -> dict[str, Any]:
+    return await heavy(lambda: _next_sample(strategy, params or {}))
+
+
+def _next_sample(strategy: str, params: dict[str, Any]) -> dict[str, Any]:
+    app = running_app()
+    known(strategy, "strategy", app._strategies)
+    allowed = {key: value for key, value in params.items() if key not in _OWN_KEYS}
+    result = app.next_sample({**allowed, "strategy": strategy})
+    if not result or not result.get("id"):
+        return {}
+    info = dict(app.datastore().get_image_info(result["id"]))
+    stamps = {**info.get("strategy", {}), strategy: {"ts": int(time.time()), "client_id": params.get("client_id")}}
+    app.datastore().update_image_info(result["id"], {"strategy": stamps})
+    # Like the stock reply, with the image's info merged in; our own keys win over an info of the same name.
+    reply = {**info, "strategy": stamps, **result}
+    reply.setdefault("score", None)
+    reply.setdefault("model_version", None)
+    return reply

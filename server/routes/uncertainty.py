@@ -1,0 +1,57 @@
+"""The uncertainty map of a case."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from server.running_app import heavy, known_image, running_app
+
+router = APIRouter(tags=["Infer"])
+
+
+class MapFormat(str, Enum):
+    """File formats of a map."""
+
+    nrrd = "nrrd"
+    nifti = "nifti"
+
+
+_SUFFIX = {MapFormat.nrrd: ".nrrd", MapFormat.nifti: ".nii.gz"}
+_NO_MODEL = {"detail": "No model is published yet; submit labels first.", "labeled": 0, "labels_needed": 1}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "float32 in [0, 1] on the image's own grid",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {"X-Model-Version": {"description": "the model that made it", "schema": {"type": "string"}}},
+    },
+    404: {"description": "Unknown image"},
+    409: {"description": "No model yet", "content": {"application/json": {"example": _NO_MODEL}}},
+}
+
+
+@router.get(
+    "/uncertainty/{image}",
+    summary="How unsure the live model is, voxel by voxel; computed if absent or older than the model",
+    response_class=FileResponse,
+    responses=_RESPONSES,
+)
+async def uncertainty(image: str, format: MapFormat = MapFormat.nrrd) -> FileResponse:  # noqa: A002 - interface
+    return await heavy(lambda: _reply(image, format))
+
+
+def _reply(image: str, map_format: MapFormat) -> FileResponse:
+    app = running_app()
+    known_image(app, image)
+    suffix = _SUFFIX[map_format]
+    path, version = app.uncertainty_map(image, suffix=suffix)
+    return FileResponse(
+        Path(path),
+        media_type="application/octet-stream",
+        filename=f"{image}_uncertainty{suffix}",
+        headers={"X-Model-Version": str(version)},
+    )

@@ -1,0 +1,394 @@
+"""The queue of rounds: what starts one, what it takes in, and that no label is ever left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.errors import Refusal
+from lib.registry import ModelRegistry
+from lib.round_record import PUBLIC_KEYS
+from lib.round_runner import WorkerFactory
+from lib.rounds import RoundQueue
+from lib.scores import ScoreBoard
+from lib.worker_process import Event, WorkerOutcome
+from lib.workspace import Workspace
+from tests.app.round_support import (
+    ReadingWorker,
+    Studies,
+    keep_tiny_config,
+    result_event,
+    settings,
+    work_folder,
+)
+
+Opener = Callable[..., RoundQueue]
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Studies:
+    return Studies(tmp_path / "studies", count=8)
+
+
+@pytest.fixture
+def open_queue(studies: Studies) -> Iterator[Opener]:
+    """Opens the project's queue as a new server would; every queue is stopped at the end of the test."""
+    opened: list[RoundQueue] = []
+
+    def open_it(make_worker: WorkerFactory | None = None, start: bool = True, **values: Any) -> RoundQueue:
+        workspace = Workspace(studies.folder / ".ugmcl")
+        registry, scores = ModelRegistry(workspace), ScoreBoard(workspace)
+        queue = RoundQueue(
+            studies,
+            registry,
+            workspace,
+            scores,
+            settings(**values),
+            make_worker=make_worker,
+            score_pool=False,
+        )
+        opened.append(queue)
+        if start:
+            queue.start()
+        return queue
+
+    yield open_it
+    for queue in opened:
+        queue.stop()
+
+
+def reading(seconds: float = 0.0, fail: str = "") -> WorkerFactory:
+    return lambda job, on_event: ReadingWorker(job, seconds, fail)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def statuses(queue: RoundQueue) -> list[str]:
+    return [entry["status"] for entry in queue.list()]
+
+
+def idle(queue: RoundQueue) -> bool:
+    return not {"queued", "running"} & set(statuses(queue)) and queue._running is None
+
+
+def stored(studies: Studies, name: str) -> Any:
+    return json.loads((studies.folder / ".ugmcl" / name).read_text())
+
+
+def test_a_saved_label_becomes_a_round_after_the_debounce(studies: Studies, open_queue: Opener) -> None:
+    queue = open_queue(reading())
+    assert queue.list() == []
+    studies.save_label("case00", 0)
+    assert statuses(queue) == ["queued"]
+    assert queue.list()[0]["labeled_ids"] == ["case00"]
+    wait_for(lambda: statuses(queue) == ["done"])
+    shown = queue.list()[0]
+    assert tuple(shown) == PUBLIC_KEYS
+    assert (shown["labeled"], shown["unlabeled"], shown["promoted"]) == (1, 7, True)
+    assert shown["reason"] == "no validation case yet"
+    assert shown["metrics"] is None
+    assert shown["model_version"] == queue._runner._registry.published()
+
+
+def test_labels_saved_within_the_debounce_share_one_round(studies: Studies, open_queue: Opener) -> None:
+    queue = open_queue(reading(), debounce_s=0.4)
+    for number in range(4):
+        studies.save_label(f"case{number:02d}", number)
+    wait_for(lambda: idle(queue))
+    assert [entry["labeled"] for entry in queue.list()] == [4]
+
+
+def test_a_round_waits_for_the_configured_number_of_new_labels(studies: Studies, open_queue: Opener) -> None:
+    queue = open_queue(reading(), min_labels=2)
+    studies.save_label("case00", 0)
+    time.sleep(0.2)
+    assert queue.list() == []
+    studies.save_label("case01", 1)
+    wait_for(lambda: statuses(queue) == ["done"])
+    studies.save_label("case02", 2)
+    time.sleep(0.2)
+    assert len(queue.list()) == 1
+
+
+def test_a_request_while_a_round_runs_gives_the_one_waiting_round(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading(seconds=0.5))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["running"])
+    first = queue.request()
+    studies.save_label("case01", 1)
+    assert queue.request() is first
+    assert statuses(queue) == ["running", "queued"]
+    wait_for(lambda: idle(queue))
+    assert statuses(queue) == ["done", "done"]
+    assert queue.list()[1]["labeled_ids"] == ["case00", "case01"]
+
+
+def test_a_request_runs_a_round_even_without_new_labels(studies: Studies, open_queue: Opener) -> None:
+    queue = open_queue(reading())
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["done"])
+    assert queue.wait(queue.request(), 10).status == "done"
+
+
+def test_a_request_without_any_label_is_refused_with_the_numbers(open_queue: Opener) -> None:
+    queue = open_queue(reading(), min_labels=3)
+    with pytest.raises(Refusal) as refusal:
+        queue.request()
+    assert refusal.value.status_code == 409
+    assert refusal.value.extra == {"labeled": 0, "labels_needed": 3}
+    assert queue.list() == []
+
+
+def test_cancelled_labels_stay_pending_until_the_next_label_or_request(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading(seconds=20))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["running"])
+    studies.save_label("case01", 1)
+    cancelled = queue.cancel()
+    assert cancelled is not None
+    assert (cancelled.id, cancelled.status) == ("r0001", "cancelled")
+    wait_for(lambda: idle(queue))
+    time.sleep(0.2)
+    assert statuses(queue) == ["cancelled", "cancelled"]
+    assert queue.cancel() is None
+    queue._runner._make_worker = reading()
+    studies.save_label("case02", 2)
+    wait_for(lambda: statuses(queue)[-1] == "done")
+    assert queue.list()[-1]["labeled_ids"] == ["case00", "case01", "case02"]
+
+
+def test_a_failed_round_says_why_and_the_next_label_starts_again(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading(fail="The disk is full."))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["failed"])
+    time.sleep(0.2)
+    assert [entry["reason"] for entry in queue.list()] == ["The disk is full."]
+    queue._runner._make_worker = reading()
+    studies.save_label("case01", 1)
+    wait_for(lambda: statuses(queue) == ["failed", "done"])
+    assert queue.list()[1]["labeled"] == 2
+
+
+def test_a_label_replaced_while_the_round_runs_is_learned_by_the_next(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading(seconds=0.3))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["running"])
+    time.sleep(0.1)
+    studies.save_label("case00", 1)
+    wait_for(lambda: idle(queue))
+    assert statuses(queue) == ["done", "done"]
+    assert stored(studies, "rounds.json")["rounds"][1]["read"] == studies.final_labels()
+
+
+def test_an_unreadable_label_is_set_aside_and_does_not_start_rounds_forever(
+    studies: Studies, open_queue: Opener
+) -> None:
+    class Rejecting(ReadingWorker):
+        def run(self) -> WorkerOutcome:
+            outcome = super().run()
+            assert outcome.result is not None
+            outcome.result["set_aside"] = {"case00": "The label cannot be used."}
+            return outcome
+
+    queue = open_queue(lambda job, on_event: Rejecting(job))
+    studies.save_bytes("case00", b"junk")
+    studies.save_label("case01", 1)
+    wait_for(lambda: idle(queue) and queue.list())
+    time.sleep(0.3)
+    assert statuses(queue)[-1] == "done"
+    assert len(queue.list()) <= 2
+    assert queue.list()[-1]["labeled_ids"] == ["case01"]
+    assert "case00: The label cannot be used." in queue.list()[-1]["reason"]
+
+
+def test_labels_found_at_start_start_a_round_and_known_ones_do_not(
+    studies: Studies, open_queue: Opener
+) -> None:
+    studies.save_label("case00", 0)
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["done"])
+    queue.stop()
+    queue = open_queue(reading())
+    time.sleep(0.2)
+    assert statuses(queue) == ["done"]
+    queue.stop()
+    studies.save_label("case01", 1)
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["done", "done"])
+
+
+def test_a_round_cut_off_by_the_server_is_reported_and_made_up_for(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading(seconds=20))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["running"])
+    cut_off = (studies.folder / ".ugmcl" / "rounds.json").read_bytes()
+    queue.stop()
+    # As a killed server leaves it: the round still said to be running.
+    (studies.folder / ".ugmcl" / "rounds.json").write_bytes(cut_off)
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["failed", "done"])
+    assert queue.list()[0]["reason"] == "interrupted: the server stopped"
+
+
+def test_a_worse_candidate_is_kept_but_not_published(studies: Studies, open_queue: Opener) -> None:
+    dice = {"r0001": (0.8, 0.0), "r0002": (0.75, 0.8), "r0003": (0.79, 0.8)}
+
+    class Measured(ReadingWorker):
+        def run(self) -> WorkerOutcome:
+            outcome = super().run()
+            assert outcome.result is not None
+            checkpoint = Path(outcome.result["checkpoint"])
+            read = outcome.result["read"]
+            return WorkerOutcome(result=result_event(self.job, checkpoint, read, {}, dice[self.job["round"]]))
+
+    queue = open_queue(lambda job, on_event: Measured(job), publish_margin=0.02)
+    for number in range(3):
+        studies.save_label(f"case{number:02d}", number)
+        wait_for(lambda: idle(queue) and statuses(queue).count("done") == number + 1)  # noqa: B023
+    rounds = queue.list()
+    assert [entry["promoted"] for entry in rounds] == [True, False, True]
+    assert "0.7500" in rounds[1]["reason"]
+    assert "0.8000" in rounds[1]["reason"]
+    assert rounds[1]["metrics"]["published_before"]["dice"] == 0.8
+    versions = queue._runner._registry.list()
+    assert [version["published"] for version in versions] == [False, False, True]
+
+
+def test_a_second_process_cannot_train_the_same_project(studies: Studies, open_queue: Opener) -> None:
+    import subprocess
+    import sys
+
+    studies.save_label("case00", 0)
+    open_queue(reading(), start=True)
+    code = (
+        "import sys; from lib.round_store import RoundStore; from lib.workspace import Workspace\n"
+        f"RoundStore(Workspace({str(studies.folder / '.ugmcl')!r})).own(patience_s=0.1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "Another process already trains the project" in done.stderr
+
+
+def test_a_process_that_does_not_serve_runs_a_round_itself(studies: Studies, open_queue: Opener) -> None:
+    studies.save_label("case00", 0)
+    queue = open_queue(reading(), start=False)
+    assert queue.run_now().status == "done"
+    assert stored(studies, "rounds.json")["rounds"][0]["status"] == "done"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_label_is_ever_lost_whatever_the_timing(studies: Studies, open_queue: Opener, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def any_worker(job: dict[str, Any], on_event: Callable[[Event], None]) -> ReadingWorker:
+        fail = "It failed." if chance.random() < 0.2 else ""
+        return ReadingWorker(job, chance.choice([0.0, 0.002, 0.01, 0.05]), fail)
+
+    queue = open_queue(any_worker, debounce_s=0.005)
+    most_at_once: list[int] = []
+
+    def annotate(name: int) -> None:
+        dice = random.Random(100 * seed + name)
+        for _ in range(25):
+            image_id = f"case{dice.randrange(8):02d}"
+            action = dice.random()
+            try:
+                if action < 0.6:
+                    studies.save_label(image_id, dice.randrange(5))
+                elif action < 0.75:
+                    queue.request()
+                elif action < 0.9:
+                    queue.cancel()
+                else:
+                    studies.remove_label(image_id)
+            except (Refusal, FileNotFoundError):
+                pass
+            shown = statuses(queue)
+            most_at_once.append(max(shown.count("queued"), shown.count("running")))
+            time.sleep(dice.choice([0, 0.001, 0.01]))
+
+    annotators = [threading.Thread(target=annotate, args=(name,)) for name in range(3)]
+    for thread in annotators:
+        thread.start()
+    for thread in annotators:
+        thread.join()
+    chance = random.Random(1)  # from here on, and with the last label, rounds can only succeed
+    queue._runner._make_worker = reading()
+    wait_for(lambda: idle(queue))
+    studies.save_label("case07", 99)
+    wait_for(lambda: idle(queue) and queue.list()[-1]["status"] == "done")
+    rounds = stored(studies, "rounds.json")["rounds"]
+    assert rounds[-1]["read"] == studies.final_labels()
+    assert max(most_at_once) <= 1
+    assert len({entry["id"] for entry in rounds}) == len(rounds)
+    first_roles = stored(studies, "split.json")["roles"]
+    assert list(first_roles.values()).count("validate") == len(first_roles) // 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_saved_before_a_quiet_end_are_all_learned_without_a_further_event(
+    studies: Studies, open_queue: Opener, seed: int
+) -> None:
+    dice = random.Random(seed)
+    queue = open_queue(
+        lambda job, on_event: ReadingWorker(job, dice.choice([0, 0.003, 0.02])), debounce_s=0.004
+    )
+    for _ in range(40):
+        studies.save_label(f"case{dice.randrange(8):02d}", dice.randrange(5))
+        if dice.random() < 0.2:
+            queue.request()
+        time.sleep(dice.choice([0, 0.003, 0.01]))
+    wait_for(lambda: idle(queue))
+    assert [r for r in stored(studies, "rounds.json")["rounds"] if r["status"] == "done"][-1][
+        "read"
+    ] == studies.final_labels()
+
+
+def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:
+    workspace = Workspace(studies.folder / ".ugmcl")
+    keep_tiny_config(workspace, steps=60)
+    for number in range(4):
+        studies.save_label(f"case{number:02d}", number)
+    queue = open_queue()
+    wait_for(lambda: queue.list()[0]["progress"]["step"] >= 2, 60)
+    assert queue._worker is not None
+    os.kill(queue._worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    wait_for(lambda: statuses(queue)[0] == "failed", 20)
+    assert "SIGKILL" in queue.list()[0]["reason"]
+    done = queue.wait(queue.request(), 90)
+    assert done.status == "done", done.reason
+    assert done.promoted
+    assert done.metrics is not None
+    assert 0 <= done.metrics["teacher"]["dice"] <= 1
+    assert done.metrics["published_before"] is None
+    assert done.progress["step"] == done.progress["steps"] > 0
+    assert done.read == studies.final_labels()
+    assert not (work_folder(workspace) / "state.pt").exists()
+    record = queue._runner._registry.record(str(done.model_version))
+    assert [entry["role"] for entry in record["data"]] == ["train", "train", "train", "validate"]

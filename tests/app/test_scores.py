@@ -1,0 +1,100 @@
+"""Scores of the unlabeled pool: kept, ranked, and brought up to date in the background."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.registry import ModelRegistry
+from lib.scores import ScoreBoard
+from lib.scoring import PoolScoring
+from lib.workspace import Workspace
+from tests.app.round_support import Studies, settings, tiny_checkpoint
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "studies" / ".ugmcl")
+
+
+@pytest.fixture
+def scores(workspace: Workspace) -> ScoreBoard:
+    return ScoreBoard(workspace)
+
+
+def test_the_least_sure_case_of_the_live_version_is_the_best(scores: ScoreBoard) -> None:
+    scores.put("a", 0.2, "v2")
+    scores.put("b", 0.9, "v1")
+    scores.put("c", 0.4, "v2")
+    best = scores.best(["a", "b", "c"], "v2")
+    assert best == ("c", 0.4, "v2")
+    assert scores.best(["a", "b"], "v3") == ("b", 0.9, "v1")
+    assert scores.best(["unscored"], "v2") is None
+    assert scores.best([], "v2") is None
+
+
+def test_equal_scores_are_ranked_by_id(scores: ScoreBoard) -> None:
+    for image_id in ("c", "a", "b"):
+        scores.put(image_id, 0.5, "v1")
+    best = scores.best(["c", "b", "a"], "v1")
+    assert best is not None
+    assert best.id == "a"
+
+
+def test_scores_outlive_the_server(scores: ScoreBoard, workspace: Workspace) -> None:
+    for number in range(50):
+        scores.put(f"c{number}", number / 50, "v1")
+    scores.flush()
+    again = ScoreBoard(workspace)
+    assert again.get("c10") == ("c10", 0.2, "v1")
+    assert again.missing(["c1", "new"], "v1") == ["new"]
+    assert again.missing(["c1", "new"], "v2") == ["c1", "new"]
+
+
+@pytest.fixture
+def scoring_of(workspace: Workspace, scores: ScoreBoard) -> Iterator[Callable[..., PoolScoring]]:
+    started: list[PoolScoring] = []
+
+    def make(studies: Studies, registry: ModelRegistry) -> PoolScoring:
+        scoring = PoolScoring(studies, registry, workspace, scores, settings())
+        started.append(scoring)
+        return scoring
+
+    yield make
+    for scoring in started:
+        scoring.stop()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_it(
+    workspace: Workspace, scores: ScoreBoard, scoring_of: Callable[..., PoolScoring], tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "studies", count=4)
+    studies.save_label("case00", 0)
+    (studies.folder / "case03.nii.gz").write_bytes(b"not an image")
+    registry = ModelRegistry(workspace)
+    scoring = scoring_of(studies, registry)
+    scoring.pause()
+    scoring.start()
+    version = registry.add(tiny_checkpoint(1), "r0001", None, {})
+    registry.publish(version)
+    time.sleep(0.3)
+    assert scoring._worker is None
+    scoring.resume()
+    wait_for(lambda: scores.missing(["case01", "case02"], version) == [])
+    assert scores.get("case00") is None
+    wait_for(lambda: scoring._skipped == {"case03"})
+    studies.add_image("case04", 4)
+    with scoring._changed:
+        scoring._changed.notify_all()  # what the poll does every 5 seconds
+    wait_for(lambda: scores.missing(["case04"], version) == [])

@@ -1,0 +1,213 @@
+"""The fixed interface, asked of a real server through HTTP and the stock client."""
+
+import io
+import json
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import requests
+from monailabel.client.client import MONAILabelClient, MONAILabelUtils
+from tests.server.conftest import Server
+
+ROUND_KEYS = {
+    "id", "status", "labeled", "labeled_ids", "unlabeled", "model_version", "promoted", "reason", "metrics",
+    "progress", "started_at", "finished_at", "duration_s",
+}  # fmt: skip
+
+
+def parts(answer: requests.Response) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The params and the files of a multipart reply, read by the stock client's parser."""
+    message = Message()
+    message["content-type"] = answer.headers["content-type"]
+    form, files = MONAILabelUtils.parse_multipart(io.BytesIO(answer.content), message)
+    return json.loads(form["params"]), files
+
+
+def opened(content: bytes) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_bytes(__import__("gzip").decompress(content))
+
+
+def test_health_and_ready_need_no_model(server: Server) -> None:
+    assert server.get("/health").json() == {"status": "ok"}
+    ready = server.before_model["ready"]
+    assert ready.status_code == 200
+    assert set(ready.json()) == {"ready", "reason"}
+
+
+def test_info_is_valid_before_a_first_model(server: Server) -> None:
+    info = server.before_model["info"].json()
+    assert {"ugmcl", "ugmcl_uncertainty"} <= set(info["models"])
+    assert info["models"]["ugmcl_uncertainty"]["labels"] == {"low": 1, "medium": 2, "high": 3}
+    assert set(info["strategies"]) == {"most_uncertain", "random", "first"}
+    assert "ugmcl" in info["trainers"]
+
+
+@pytest.mark.parametrize("name", ["infer", "uncertainty", "train"])
+def test_before_a_first_model_the_answer_is_409_with_what_is_needed(server: Server, name: str) -> None:
+    answer = server.before_model[name]
+    assert answer.status_code == 409
+    assert answer.json()["labels_needed"] == 1
+    assert answer.json()["labeled"] == 0
+    assert isinstance(answer.json()["detail"], str)
+
+
+def test_before_a_first_model_a_case_is_offered_without_score(server: Server) -> None:
+    answer = server.before_model["next"].json()
+    assert answer["id"] in server.cases
+    assert answer["model_version"] is None
+
+
+def test_no_training_is_404_as_the_stock_viewers_read_it(server: Server) -> None:
+    assert server.before_model["idle"].status_code == 404
+
+
+def test_rounds_are_listed_with_every_key_of_the_interface(server: Server) -> None:
+    rounds = server.get("/rounds").json()["rounds"]
+    assert set(rounds[0]) == ROUND_KEYS
+    assert rounds[-1]["status"] == "done", rounds
+    assert rounds[-1]["labeled_ids"] == server.cases[:2]
+    assert set(rounds[-1]["progress"]) == {"step", "steps", "eta_s"}
+
+
+def test_infer_answers_params_then_image_with_one_model_version(server: Server) -> None:
+    answer = server.post(f"/infer/ugmcl?image={server.cases[3]}")
+    assert answer.status_code == 200, answer.text
+    params, files = parts(answer)
+    assert len(files) == 1
+    assert params["model_version"] == server.get("/info/").json()["model_version"]
+    assert 0 <= params["uncertainty"]["score"] <= 1
+    assert params["uncertainty"]["url"] == f"/uncertainty/{server.cases[3]}"
+    label = opened(next(iter(files.values())))
+    image = nib.load(server.studies / f"{server.cases[3]}.nii.gz")
+    assert label.shape == image.shape
+    np.testing.assert_allclose(label.affine, image.affine, atol=1e-4)
+
+
+def test_infer_with_uncertainty_adds_the_map_as_the_last_part(server: Server) -> None:
+    form = {"params": json.dumps({"uncertainty": True, "mc_samples": 2, "result_extension": ".nrrd"})}
+    answer = server.post(f"/infer/ugmcl?image={server.cases[3]}", data=form)
+    assert answer.content.index(b'name="params"') < answer.content.index(b'name="image"')
+    assert answer.content.index(b'name="image"') < answer.content.index(b'name="uncertainty"')
+    params, files = parts(answer)
+    names = list(files)
+    assert len(names) == 2
+    assert all(name.endswith(".nrrd") for name in names)
+    values, _ = nrrd.read_data, nrrd.read_header(io.BytesIO(files[names[1]]))
+    header = nrrd.read_header(io.BytesIO(files[names[1]]))
+    assert header["type"] == "float"
+    assert params["uncertainty"]["mc_samples"] == 2
+    assert values
+
+
+@pytest.mark.parametrize(("output", "kind"), [("json", "application/json"), ("image", "application/octet-stream")])
+def test_stock_outputs_answer_as_stock(server: Server, output: str, kind: str) -> None:
+    answer = server.post(f"/infer/ugmcl?image={server.cases[3]}&output={output}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == kind
+
+
+def test_the_uncertainty_task_gives_three_bands(server: Server) -> None:
+    answer = server.post(f"/infer/ugmcl_uncertainty?image={server.cases[3]}&output=image")
+    assert answer.status_code == 200
+    assert set(np.unique(np.asarray(opened(answer.content).dataobj))) <= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("form", "magic"), [("", b"NRRD"), ("?format=nifti", b"\x1f\x8b"), ("?format=nrrd", b"NRRD")])
+def test_the_map_is_served_in_both_formats_with_its_version(server: Server, form: str, magic: bytes) -> None:
+    answer = server.get(f"/uncertainty/{server.cases[4]}{form}")
+    assert answer.status_code == 200, answer.text
+    assert answer.content.startswith(magic)
+    assert answer.headers["x-model-version"] == server.get("/info/").json()["model_version"]
+    if magic == b"\x1f\x8b":
+        values = np.asarray(opened(answer.content).dataobj)
+        assert values.dtype == np.float32
+        assert 0 <= values.min() <= values.max() <= 1
+
+
+def test_models_are_listed_and_publishing_one_moves_the_answer_to_it(server: Server) -> None:
+    models = server.get("/models").json()["models"]
+    assert set(models[0]) == {"version", "published", "round", "metrics", "created_at"}
+    first, last = models[0]["version"], next(m["version"] for m in models if m["published"])
+    assert server.post(f"/models/{first}/publish").json()["version"] == first
+    params, _ = parts(server.post(f"/infer/ugmcl?image={server.cases[3]}"))
+    assert params["model_version"] == first
+    assert server.post(f"/models/{last}/publish").status_code == 200
+
+
+@pytest.mark.parametrize("strategy", ["most_uncertain", "random", "first"])
+def test_every_strategy_offers_an_unlabeled_case(server: Server, strategy: str) -> None:
+    answer = server.post(f"/activelearning/{strategy}", json={"client_id": "reader"}).json()
+    assert answer["id"] in server.cases[2:]
+    assert {"score", "model_version", "path", "ts"} <= set(answer)
+
+
+def test_the_stock_client_runs_through_its_job(server: Server, tmp_path: Path) -> None:
+    client = MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="reader")
+    assert not client.auth_enabled()
+    assert "ugmcl" in client.info()["models"]
+    case = client.next_sample("most_uncertain", {})["id"]
+    label, params = client.infer("ugmcl", case, {"uncertainty": True})
+    assert nib.load(label).get_data_dtype() == np.uint8, "the stock client must keep the label, not the map"
+    assert "model_version" in params
+    uploaded, params = client.infer("ugmcl", "", {}, file=str(server.studies / f"{case}.nii.gz"))
+    assert uploaded
+    assert params["uncertainty"]["url"] is None
+    saved = nib.load(client.download_label(server.cases[0], "final"))
+    reference = nib.load(server.labels / f"{server.cases[0]}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(saved.dataobj), np.asarray(reference.dataobj))
+    assert client.train_status()["id"]
+    assert set(client.datastore()["objects"]) == set(server.cases)
+
+
+def test_a_session_is_made_used_and_ended(server: Server, tmp_path: Path) -> None:
+    client = MONAILabelClient(server.url, tmpdir=str(tmp_path))
+    session = client.create_session(str(server.studies / f"{server.cases[4]}.nii.gz"))["session_id"]
+    assert client.get_session(session)["name"] == session
+    label, _ = client.infer("ugmcl", "", {}, session_id=session)
+    assert nib.load(label).shape == (24, 20, 16)
+    client.remove_session(session)
+    assert server.get(f"/session/{session}").status_code == 404
+
+
+def test_an_image_is_added_checked_and_removed(server: Server, tmp_path: Path) -> None:
+    source = server.studies / f"{server.cases[4]}.nii.gz"
+    with source.open("rb") as file:
+        added = server.put("/datastore/image?image=guest", files={"file": ("guest.nii.gz", file)})
+    assert added.json() == {"image": "guest"}
+    digest = __import__("hashlib").sha256(source.read_bytes()).hexdigest()
+    for check_sum, status in [(f"SHA256:{digest}", 200), (digest, 200), ("SHA256:00", 404)]:
+        head = requests.head(f"{server.url}/datastore/image?image=guest&check_sum={check_sum}", timeout=30)
+        assert head.status_code == status
+    assert server.get("/datastore/image?image=guest").content == source.read_bytes()
+    assert requests.delete(f"{server.url}/datastore/image?id=guest", timeout=30).status_code == 200
+    assert server.get("/datastore/image?image=guest").status_code == 404
+
+
+def test_documentation_page_and_openapi_have_examples(server: Server) -> None:
+    assert "swagger" in server.get("/").text.lower()
+    schema = server.get("/openapi.json").json()
+    routes = {"/health", "/ready", "/rounds", "/models", "/models/{version}/publish", "/infer/{model}"}
+    routes |= {"/uncertainty/{image}", "/activelearning/{strategy}", "/train/{model}", "/datastore/label", "/info/"}
+    assert routes <= set(schema["paths"])
+    assert "/reload" not in schema["paths"]
+    assert json.dumps(schema).count('"example') > 15
+
+
+@pytest.mark.parametrize("path", ["/info/", "/datastore/", "/datastore/?output=all", "/datastore/?output=train", "/ohif/", "/logs/?html=false", "/model/info/ugmcl", "/static/favicon.ico"])
+def test_remaining_stock_routes_answer_without_failing(server: Server, path: str) -> None:
+    assert server.get(path).status_code in (200, 404)
+
+
+def test_the_log_names_no_case_and_no_body(server: Server) -> None:
+    server.post("/activelearning/random", json={"client_id": "Jane_Doe"})
+    server.put("/datastore/image/info", params={"image": server.cases[3]}, data={"info": '{"patient": "Jane_Doe"}'})
+    server.post(f"/infer/ugmcl?image={server.cases[3]}", data={"params": '{"note": "Jane_Doe", "uncertainty": true}'})
+    written = server.log.read_text() + (server.studies / ".ugmcl" / "logs" / "server.log").read_text()
+    assert "POST /infer/{model} -> 200" in written
+    assert "Jane_Doe" not in written
+    assert not [case for case in server.cases if case in written]

@@ -1,0 +1,128 @@
+"""Configurations travel as plain data, and what is not allowed is refused by a sentence that says what is."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.ugmcl.toy_scans import tiny_config
+from ugmcl import preset
+from ugmcl.config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, replace
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        tiny_config(3, train={"augmentation": "flips", "budget_s": 12.5}),
+        preset("paper-la", ["a"], [(100, 100, 80)], [(0.6, 0.6, 0.6)]),
+    ],
+)
+def test_a_config_survives_json(config: Config) -> None:
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_whole_numbers_stand_for_decimals_but_not_the_reverse() -> None:
+    plain = Config().to_dict()
+    plain["train"]["learning_rate"] = 1
+    assert Config.from_dict(plain).train.learning_rate == 1.0
+    plain["train"]["steps"] = 12.0
+    assert Config.from_dict(plain).train.steps == 12
+    plain["train"]["steps"] = 12.5
+    with pytest.raises(ValueError, match=r"config\.train\.steps is 12\.5; it must be a whole number"):
+        Config.from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "words"),
+    [
+        ("train", "stepz", 3, "config.train has no stepz; it has .*steps"),
+        ("train", "steps", "many", "config.train.steps is 'many'; it must be a whole number"),
+        ("train", "steps", float("inf"), "whole number"),
+        ("train", "steps", True, "whole number"),
+        ("train", "learning_rate", float("nan"), "config.train.learning_rate is nan; it must be a number"),
+        ("train", "method", 3, "config.train.method is 3; it must be text"),
+        ("preprocess", "patch", 32, "config.preprocess.patch is 32; it must be a list"),
+        ("preprocess", "patch", [32, 32], "it must have 3 entries"),
+        ("preprocess", "spacing_mm", [1, "x", 1], "config.preprocess.spacing_mm is 'x'; it must be a number"),
+    ],
+)
+def test_plain_data_that_does_not_fit_is_refused_by_name(section: str, name: str, value: Any, words: str) -> None:
+    plain = Config().to_dict()
+    plain[section][name] = value
+    with pytest.raises(ValueError, match=words):
+        Config.from_dict(plain)
+
+
+def test_a_section_must_be_a_table_and_known() -> None:
+    with pytest.raises(ValueError, match=r"config\.train is 3"):
+        Config.from_dict({"train": 3})
+    with pytest.raises(ValueError, match="config has no trian; it has .*train"):
+        Config.from_dict({"trian": {}})
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        (PreprocessConfig, {"spacing_mm": (1.0, 0.0, 1.0)}, "above 0"),
+        (PreprocessConfig, {"patch": (16, 4, 16)}, "at least 8"),
+        (PreprocessConfig, {"clip_percentiles": (50.0, 50.0)}, "0 <= low < high <= 100"),
+        (PreprocessConfig, {"padding": "mirror"}, "'mirror'; allowed: minimum, zero"),
+        (NetworkConfig, {"classes": 0}, "at least 1"),
+        (NetworkConfig, {"filters": (4,), "convolutions": (1,)}, "at least 2"),
+        (NetworkConfig, {"filters": (4, 8), "convolutions": (1, 1, 1)}, "same number of levels"),
+        (NetworkConfig, {"filters": (4, 0), "convolutions": (1, 1)}, "at least 1"),
+        (NetworkConfig, {"dropout": 1.0}, r"\[0, 1\)"),
+        (NetworkConfig, {"norm": "layer"}, "'layer'; allowed: instance, batch, group"),
+        (NetworkConfig, {"initialization": "zero"}, "allowed: kaiming, default"),
+        (NetworkConfig, {"sdm_head": "shared"}, "allowed: separate, published"),
+        (LossConfig, {"beta": 1.5}, r"\[0, 1\]"),
+        (LossConfig, {"cross_task_weight": -1.0}, "must not be negative"),
+        (LossConfig, {"rampup_fraction": 0.0}, r"\(0, 1\]"),
+        (LossConfig, {"threshold_start": 1.1}, r"\[0, 1\]"),
+        (LossConfig, {"sharpness": 0.0}, "above 0"),
+        (LossConfig, {"uncertainty_weighting": "none"}, "allowed: mask, soft"),
+        (LossConfig, {"cross_task_guidance": "soft"}, "allowed: published, mask"),
+        (LossConfig, {"sdm_convention": "voxel"}, "allowed: between_voxels, published"),
+        (TrainConfig, {"method": "semi"}, "allowed: ug_mcl, supervised"),
+        (TrainConfig, {"optimizer": "adam"}, "allowed: adamw, sgd"),
+        (TrainConfig, {"teacher_buffers": "none"}, "allowed: ema, published"),
+        (TrainConfig, {"mc_stream": "labeled"}, "allowed: unlabeled, all"),
+        (TrainConfig, {"perturbation": "weak"}, "allowed: strong, noise, none"),
+        (TrainConfig, {"copy_paste": "maybe"}, "allowed: off, on"),
+        (TrainConfig, {"augmentation": "some"}, "allowed: full, flips, published, none"),
+        (TrainConfig, {"crop_offset": "last"}, "allowed: inclusive, published"),
+        (TrainConfig, {"steps": 0}, "steps is 0; it must be at least 1"),
+        (TrainConfig, {"labeled_batch": 0}, "at least 1"),
+        (TrainConfig, {"ema_decay": 1.0}, r"\[0, 1\)"),
+        (TrainConfig, {"foreground_crops": 2.0}, r"\[0, 1\]"),
+        (TrainConfig, {"pool_mib": 1}, "at least 16"),
+        (TrainConfig, {"flip_axes": (3,)}, "allowed: 0, 1, 2"),
+        (InferConfig, {"mc_samples": 65}, "allowed: 1 to 64"),
+        (InferConfig, {"overlap": 1.0}, "allowed: 0 to 0.9"),
+        (InferConfig, {"window_batch": 0}, "at least 1"),
+        (InferConfig, {"measure": "variance"}, "predictive_entropy, mutual_information, head_disagreement"),
+    ],
+)
+def test_each_refusal_says_what_is_allowed(section: type, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        section(**values)
+
+
+def test_sections_must_fit_together() -> None:
+    with pytest.raises(ValueError, match=r"network\.classes is 1 but 2 labels"):
+        Config(labels=("a", "b"))
+    with pytest.raises(ValueError, match="repeat a name"):
+        Config(labels=("a", "a"), network=NetworkConfig(classes=2))
+    with pytest.raises(ValueError, match="at least one foreground class"):
+        Config(labels=())
+    with pytest.raises(ValueError, match=r"\(17, 16, 16\) must be a multiple of 2"):
+        tiny_config(preprocess={"patch": (17, 16, 16)})
+
+
+def test_replacing_values_leaves_the_original_alone() -> None:
+    config = Config()
+    changed = replace(config, train={"steps": 7}, loss={"beta": 0.5})
+    assert (changed.train.steps, changed.loss.beta) == (7, 0.5)
+    assert config == Config()
+    assert changed.network is config.network

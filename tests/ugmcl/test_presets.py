@@ -1,0 +1,69 @@
+"""Presets fit the project's own scans."""
+
+import math
+
+import pytest
+
+from ugmcl import PRESETS, preset
+from ugmcl.presets import CPU_PATCH_VOXELS, GPU_PATCH_VOXELS
+
+HIPPOCAMPUS = ([(35, 51, 35), (36, 48, 40), (34, 50, 36)], [(1.0, 1.0, 1.0)] * 3)
+LEFT_ATRIUM = ([(200, 150, 88)] * 3, [(0.625, 0.625, 0.625)] * 3)
+THICK_SLICES = ([(256, 256, 14)] * 2, [(1.5, 1.5, 8.0)] * 2)
+
+
+@pytest.mark.parametrize("scans", [HIPPOCAMPUS, LEFT_ATRIUM, THICK_SLICES, ([(12, 10, 9)], [(1.0, 1.0, 1.0)])])
+@pytest.mark.parametrize(("device", "limit"), [("cpu", CPU_PATCH_VOXELS), ("cuda", GPU_PATCH_VOXELS)])
+def test_the_default_patch_fits_the_device_and_the_network(
+    scans: tuple[list[tuple[int, int, int]], list[tuple[float, float, float]]], device: str, limit: int
+) -> None:
+    config = preset("default", ["a", "b"], *scans, device)
+    patch, stride = config.preprocess.patch, config.network.stride
+    assert math.prod(patch) <= limit
+    assert all(edge % stride == 0 and edge >= 2 * stride for edge in patch)
+    assert config.network.classes == 2
+    assert config.labels == ("a", "b")
+
+
+def test_small_scans_keep_their_spacing_and_fit_into_one_patch() -> None:
+    config = preset("default", ["a"], *HIPPOCAMPUS)
+    assert config.preprocess.spacing_mm == (1.0, 1.0, 1.0)
+    assert config.preprocess.patch == (40, 56, 40)
+
+
+def test_large_scans_are_coarsened_evenly_on_a_cpu() -> None:
+    config = preset("default", ["a"], *LEFT_ATRIUM)
+    spacing = config.preprocess.spacing_mm
+    assert spacing[0] == spacing[1] == spacing[2] > 0.625
+    assert preset("default", ["a"], *LEFT_ATRIUM, "cuda").preprocess.spacing_mm == (0.625, 0.625, 0.625)
+
+
+def test_one_odd_scan_does_not_decide_the_spacing() -> None:
+    config = preset("default", ["a"], [(40, 40, 40)] * 5, [(1.0, 1.0, 1.0)] * 4 + [(9.0, 9.0, 9.0)])
+    assert config.preprocess.spacing_mm == (1.0, 1.0, 1.0)
+
+
+def test_the_paper_preset_has_the_papers_values() -> None:
+    config = preset("paper-la", ["left atrium"], *LEFT_ATRIUM)
+    assert config.preset == "paper-la"
+    assert config.preprocess.patch == (112, 112, 80)
+    assert config.preprocess.spacing_mm == (0.625, 0.625, 0.625)
+    assert config.preprocess.clip_percentiles == (0.0, 100.0)
+    assert (config.network.norm, config.network.dropout) == ("batch", 0.5)
+    assert (config.loss.beta, config.loss.sdm_weight) == (0.75, 1.0)
+    assert (config.loss.intra_task_weight, config.loss.cross_task_weight) == (0.1, 0.1)
+    assert (config.loss.rampup_fraction, config.loss.threshold_start) == (1.0, 0.75)
+    assert (config.loss.sdm_convention, config.loss.sharpness) == ("published", 1500.0)
+    train = config.train
+    assert (train.steps, train.optimizer, train.learning_rate, train.weight_decay) == (6000, "sgd", 0.01, 1e-4)
+    assert (train.labeled_batch, train.unlabeled_batch, train.mc_samples) == (2, 2, 8)
+    assert (train.ema_decay, train.mc_stream, train.perturbation) == (0.99, "all", "none")
+    assert (train.augmentation, train.crop_offset) == ("published", "published")
+    assert (train.foreground_crops, train.skip_below, train.copy_paste) == (0.0, 0.0, "off")
+
+
+def test_an_unknown_preset_or_no_scan_is_refused() -> None:
+    with pytest.raises(ValueError, match=f"'fast'; choose one of: {', '.join(PRESETS)}"):
+        preset("fast", ["a"], *HIPPOCAMPUS)
+    with pytest.raises(ValueError, match="at least 1 scan"):
+        preset("default", ["a"], [], [])
