@@ -11,9 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SAMPLE := build/sample
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min lint types check hippocampus bench clean
+.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking bench clean
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
@@ -24,6 +25,7 @@ help:
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
+	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
 	@echo "make bench         speed and memory beside the published layout"
 	@echo "make clean         remove build/ and caches (not .venv)"
 
@@ -36,9 +38,10 @@ $(STAMP): pyproject.toml constraints.txt buildtools/pth_backend.py apps/ugmcl_ap
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 (Debian: apt install python3.11-venv), or name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is not Python 3.11, which monailabel 0.8.5 needs (3.12 lacks distutils). Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module. On Debian: apt install python3.11-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV): 4 GB or more, a few minutes on the first run."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools torch numpy
-	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --disable-pip-version-check --use-pep517 --no-build-isolation -c constraints.txt -e '.[dev,dicom]'
+	$(PIP_INSTALL) setuptools torch numpy
+	SAM2_BUILD_CUDA=0 $(PIP_INSTALL) --use-pep517 --no-build-isolation -e '.[dev,dicom]'
 	@touch $@
 
 # Without STUDIES: the generated cohort, made once and kept with its labels and models until `make clean`.
@@ -73,7 +76,11 @@ types: setup
 check: lint types
 
 hippocampus: setup
-	$(BIN)/python -m benchmarks.hippocampus $(HIPPOCAMPUS_ARGS)
+	$(BIN)/python -m server.experiments hippocampus $(HIPPOCAMPUS_ARGS)
+
+# On the runs that `make hippocampus` left: which score of a scan ranks true errors best.
+score-ranking: setup
+	$(BIN)/python -m server.experiments score-ranking
 
 bench: setup
 	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)

@@ -1,8 +1,9 @@
 """The web application: our routes, the stock server's remaining ones, and the guards around both.
 
-It is built from the stock routers rather than mounted on `monailabel.app`, because that object brings open CORS,
-`POST /reload` and endpoints that block the event loop. `server.app:app` is made on first access, so it also serves
-`monailabel start_server --uvicorn_app server.app:app`, where the stock command line has set the host's settings.
+It is built from the stock routers rather than mounted on `monailabel.app`, because that object brings open
+CORS, `POST /reload` and endpoints that block the event loop. `server.app:app` is made on first access, so it
+also serves `monailabel start_server --uvicorn_app server.app:app`, where the stock command line has set the
+host's settings.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ def _stop(instance: Any) -> None:
 
 
 def create_app(settings: ServerSettings | None = None) -> FastAPI:
-    """Build the application; the host must know its app and studies (`stock_host.configure`) before it starts."""
+    """Build the application; `stock_host.configure` must have told the host its app before it starts."""
     settings = settings or ServerSettings()
     app = FastAPI(
         title=TITLE,
-        description="Segmentation that learns from every label and shows where it is unsure. Research use only.",
+        description="Segmentation that learns from every label and shows where it is unsure. For research.",
         version="0.1.0",
         docs_url=None,
         redoc_url="/docs",
@@ -82,7 +83,17 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 
 
 def _include_routes(app: FastAPI) -> None:
-    from server.routes import activelearning, datastore, health, infer, models, rounds, session, train, uncertainty
+    from server.routes import (
+        activelearning,
+        datastore,
+        health,
+        infer,
+        models,
+        rounds,
+        session,
+        train,
+        uncertainty,
+    )
     from server.stock_routes import stock_routers
 
     for module in (health, rounds, models, infer, uncertainty, activelearning, train, datastore, session):
@@ -101,7 +112,9 @@ def _include_pages(app: FastAPI) -> None:
     def documentation() -> HTMLResponse:
         page = get_swagger_ui_html(openapi_url="/openapi.json", title=f"{app.title} - APIs")
         shown = bytes(page.body).decode()
-        return HTMLResponse(shown.replace("showExtensions: true,", "showExtensions: true, defaultModelsExpandDepth: -1,"))
+        return HTMLResponse(
+            shown.replace("showExtensions: true,", "showExtensions: true, defaultModelsExpandDepth: -1,")
+        )
 
     @app.get("/favicon.ico", include_in_schema=False)
     def favicon() -> FileResponse:

@@ -15,9 +15,9 @@ DRAIN_SECONDS = 20.0
 class BodyLimit:
     """Refuses bodies above `limit` bytes, announced by `Content-Length` or counted as they stream in.
 
-    A client that is still sending would get a reset connection instead of the answer if the server just closed.
-    So the answer goes out at once, and what the client goes on sending is read and thrown away for at most
-    `DRAIN_SECONDS`; nothing of it is kept.
+    A client that is still sending would get a reset connection instead of the answer if the server just
+    closed. So the answer goes out at once, and what the client goes on sending is read and thrown away for at
+    most `DRAIN_SECONDS`; nothing of it is kept.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:

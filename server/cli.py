@@ -1,4 +1,4 @@
-"""`ugmcl-assist`: serve a folder of scans, watch the demo, train or predict without a server, make sample data."""
+"""`ugmcl-assist`: serve scans, watch the demo, train or predict without a server, make sample data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from server.settings import ServerSettings
 from server.stock_host import StartError
 
 ABOUT = """\
-A MONAI Label server for 3D segmentation that learns from every label you submit together with the scans nobody
-has labeled yet, and shows where it is unsure. For research, not a medical device."""
+A MONAI Label server for 3D segmentation that learns from every label you submit together with the scans
+nobody has labeled yet, and shows where it is unsure. For research, not a medical device."""
 
 FIRST_STEPS = """\
 first steps:
@@ -29,12 +29,12 @@ then connect 3D Slicer (extension "MONAILabel") to http://127.0.0.1:8000.
 
 SERVE = """\
 Serve a folder of scans (.nii.gz, .nii, .nrrd) to 3D Slicer, OHIF or the stock MONAI Label client. Labels are
-stored beside the scans; models, rounds and maps in <studies>/.ugmcl. Every submitted label starts a training round
-in the background. Stop with Ctrl-C; the next start goes on where this one ended."""
+stored beside the scans; models, rounds and maps in <studies>/.ugmcl. Every submitted label starts a training
+round in the background. Stop with Ctrl-C; the next start goes on where this one ended."""
 
 TRAIN = """\
-Run one training round on a folder with labels in labels/final, without a server, and print how it went. A better
-model is published, so a later `serve` on the folder answers with it."""
+Run one training round on a folder with labels in labels/final, without a server, and print how it went. A
+better model is published, so a later `serve` on the folder answers with it."""
 
 PREDICT = """\
 Segment every scan of a folder with a model, without a server. Writes <id>.nii.gz (the segmentation) and
@@ -57,19 +57,27 @@ def parser() -> argparse.ArgumentParser:
         )
 
     _serve_options(command("serve", "serve a folder of scans", SERVE))
-    _demo_options(command("demo", "watch labels become a better model, in this terminal", "Watch the main job."))
+    _demo_options(
+        command("demo", "watch labels become a better model, in this terminal", "Watch the main job.")
+    )
     _project_options(command("train", "run one training round without a server", TRAIN))
     _predict_options(command("predict", "segment a folder of scans with a model", PREDICT))
-    _sample_options(command("sample-data", "make a folder of artificial scans", "Make artificial heart scans."))
+    _sample_options(
+        command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
+    )
     return top
 
 
 def _project_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--studies", metavar="DIR", help="folder of scans (required, or UGMCL_STUDIES)")
     options.add_argument(
-        "--labels", metavar="NAMES", help="class names, as in liver,spleen; their values are 1, 2, ... (default: one)"
+        "--labels",
+        metavar="NAMES",
+        help="class names, as in liver,spleen; their values are 1, 2, ... (default: one)",
     )
-    options.add_argument("--workspace", metavar="DIR", help="folder for models and rounds (default: <studies>/.ugmcl)")
+    options.add_argument(
+        "--workspace", metavar="DIR", help="folder for models and rounds (default: <studies>/.ugmcl)"
+    )
     options.add_argument(
         "--conf",
         nargs=2,
@@ -86,23 +94,37 @@ def _serve_options(options: argparse.ArgumentParser) -> None:
         "--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
     options.add_argument(
-        "--allow-origin", action="append", metavar="URL", help="web page origin that may call this server; can be repeated"
+        "--allow-origin",
+        action="append",
+        metavar="URL",
+        help="web page origin that may call this server; can be repeated",
     )
     options.add_argument(
-        "--allow-host", action="append", metavar="NAME", help="further name of this server in requests; can be repeated"
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="further name of this server in requests; can be repeated",
     )
     options.add_argument("--max-body-mib", metavar="MIB", help="largest upload (default: 1024)")
 
 
 def _predict_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--model", required=True, metavar="FILE_OR_VERSION", help="a model.pt, or a version (with --studies)")
+    options.add_argument(
+        "--model", required=True, metavar="FILE_OR_VERSION", help="a model.pt, or a version (with --studies)"
+    )
     options.add_argument("--input", required=True, type=Path, metavar="DIR", help="folder of scans")
     options.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     options.add_argument("--studies", metavar="DIR", help="project in which --model is a version")
-    options.add_argument("--workspace", metavar="DIR", help="that project's workspace, if not <studies>/.ugmcl")
+    options.add_argument(
+        "--workspace", metavar="DIR", help="that project's workspace, if not <studies>/.ugmcl"
+    )
     options.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options.add_argument(
-        "--mc-samples", type=int, default=8, metavar="N", help="random passes for the uncertainty (default: 8)"
+        "--mc-samples",
+        type=int,
+        default=8,
+        metavar="N",
+        help="random passes for the uncertainty (default: 8)",
     )
 
 
@@ -120,8 +142,8 @@ def _sample_options(options: argparse.ArgumentParser) -> None:
         from sample_data import __main__ as sample
 
         options.description = (
-            "Make a folder of artificial heart MR scans to try the server on: `studies/` to serve, and `reference/` "
-            "with labels the server cannot see. The same seed gives the same scans."
+            "Make a folder of artificial heart MR scans to try the server on: `studies/` to serve, and "
+            "`reference/` with labels the server cannot see. The same seed gives the same scans."
         )
         sample.add_arguments(options)
 
@@ -134,7 +156,7 @@ def _asked(command: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 1 when the work failed, 2 when it could not be done as asked."""
+    """Run a command; returns 0, 1 when the work failed, or 2 when it could not be done as asked."""
     global _ARGUMENTS
     _ARGUMENTS = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(_ARGUMENTS)

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the demo: 0 when it went through, 1 with a sentence when it could not, 130 on Ctrl-C."""
     screen = DemoScreen()
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         _check(args)
         cohort = _cohort(args.studies, screen)
@@ -92,7 +94,14 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Stopped. Labels submitted so far are saved on the server.", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    """Take a plain `kill` as Ctrl-C, so that the demo's own server ends with it."""
+    raise KeyboardInterrupt
 
 
 class Demo:
@@ -114,11 +123,11 @@ class Demo:
 
     def run(self, rounds: int, labels_per_round: int) -> None:
         """Watch `rounds` rounds; a model that is there at the start, or in the making, counts as one."""
-        self._check_cases()
-        first = self._wait("Learning from the labels that are there", set())
-        if first is None and self.session.published_model():
-            done = [entry for entry in self.session.rounds() if entry["status"] == "done"]
-            first = done[-1] if done else None
+        cases = self._known_cases()
+        live = self.session.published_model()
+        # Without a model the labels that are there must bring one; with one, only a running round counts.
+        found = set() if live else {name for name, labeled in cases.items() if labeled}
+        first = self._wait("Learning from the labels that are there", found)
         if first is not None:
             self._measure(first)
         while len(self.results) < rounds:
@@ -130,15 +139,18 @@ class Demo:
             if round_ is not None:
                 self._measure(round_)
 
-    def _check_cases(self) -> None:
+    def _known_cases(self) -> dict[str, bool]:
+        """The server's cases and whether they have a label; DemoError when one is not of the cohort."""
         known = {path.name.removesuffix(".nii.gz") for path in self.references.glob("*.nii.gz")}
-        strangers = sorted(self.session.image_ids() - known)
+        cases = self.session.cases()
+        strangers = sorted(set(cases) - known)
         if strangers:
             raise DemoError(
                 f"The server at {self.session.url} holds {len(strangers)} cases without a reference label in "
                 f"{self.references}, {strangers[0]} among them; the demo needs a server on the sample cohort "
                 "(`make serve`), and --studies naming that cohort's studies folder."
             )
+        return cases
 
     def _annotate(self, count: int) -> set[str]:
         """Let the expert label the `count` most uncertain cases, one after the other."""

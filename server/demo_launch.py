@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ugmcl
-
 from server.demo_session import DemoError, DemoSession
 
 START_S = 180.0

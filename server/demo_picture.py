@@ -83,11 +83,16 @@ def _draw_curve(axes: Any, results: list[RoundResult]) -> None:
     axes.set_xticks(sorted(set(labels)))
     axes.set_xlabel("expert labels")
     axes.set_ylabel("on held-out cases")
-    lowest = min([*(d for r in results for d in r.dice_by_case.values()), *(r.dice for r in results)])
+    lowest = min(
+        [
+            *(d for r in results for d in r.dice_by_case.values()),
+            *(value for r in results for value in (r.dice, r.error_auroc or 1.0)),
+        ]
+    )
     axes.set_ylim(max(0.0, lowest - 0.08), 1.0)
     axes.grid(axis="y", color="0.9")
     axes.legend(frameon=False, loc="lower right")
-    axes.set_title("Every label makes it better", loc="left", fontweight="bold")
+    axes.set_title("Learning curve", loc="left", fontweight="bold")
 
 
 def _draw_case(figure: Any, plain: Any, overlay: Any, case: ShownCase) -> None:
@@ -100,9 +105,8 @@ def _draw_case(figure: Any, plain: Any, overlay: Any, case: ShownCase) -> None:
         axes.imshow(shown.image, cmap="gray", vmin=0, vmax=top, aspect=shown.aspect, interpolation="bilinear")
         axes.set_axis_off()
     for mask, color in ((shown.reference, REFERENCE), (shown.prediction, PREDICTION)):
-        for axes in (plain, overlay):
-            if mask.any():
-                axes.contour(mask, [0.5], colors=[color], linewidths=1.6 if axes is plain else 1.0)
+        if mask.any():
+            plain.contour(mask, [0.5], colors=[color], linewidths=1.6)
     # Clear where the model is sure, so that the anatomy stays to be seen.
     veil = np.clip(shown.uncertainty * 1.6, 0.0, 0.85)
     map_ = overlay.imshow(
@@ -114,6 +118,9 @@ def _draw_case(figure: Any, plain: Any, overlay: Any, case: ShownCase) -> None:
         aspect=shown.aspect,
         interpolation="bilinear",
     )
+    if shown.prediction.any():
+        # White: the orange of the model's contour would drown in the middle of the uncertainty's colors.
+        overlay.contour(shown.prediction, [0.5], colors=["white"], linewidths=1.0)
     figure.colorbar(map_, ax=overlay, shrink=0.72, pad=0.02).set_label("uncertainty")
     lines = [Line2D([], [], color=REFERENCE, lw=2), Line2D([], [], color=PREDICTION, lw=2)]
     plain.legend(
@@ -121,7 +128,7 @@ def _draw_case(figure: Any, plain: Any, overlay: Any, case: ShownCase) -> None:
         edgecolor="none", labelcolor="white",
     )  # fmt: skip
     plain.set_title(f"{case.name}, Dice {case.dice:.2f}", loc="left", fontweight="bold")
-    overlay.set_title("Where it is unsure", loc="left", fontweight="bold")
+    overlay.set_title("Where the model is unsure", loc="left", fontweight="bold")
 
 
 def most_uncertain_slice(case: ShownCase) -> Slice:

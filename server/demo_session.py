@@ -70,9 +70,10 @@ class DemoSession:
             return None
         return str(chosen["id"]), chosen.get("score")
 
-    def image_ids(self) -> set[str]:
-        """Names of all the cases the server holds."""
-        return set(self._ask("list the cases", self.client.datastore).get("objects", {}))
+    def cases(self) -> dict[str, bool]:
+        """All the cases the server holds, and whether each has a final label."""
+        objects = self._ask("list the cases", self.client.datastore).get("objects", {})
+        return {str(name): "final" in entry.get("labels", {}) for name, entry in objects.items()}
 
     def infer(self, case: str) -> Reply:
         """Segment a case of the server's own, with its uncertainty."""
@@ -132,12 +133,13 @@ class DemoSession:
         """Wait until a round that took in all of `submitted` is done.
 
         Args:
-            submitted: Cases whose labels the round must have; empty waits for whatever is running or queued.
+            submitted: Cases whose labels the round must have; empty waits for what is running or queued, if
+                anything, and takes the last round that was done.
             progress: Called about once a second with the round that is running.
             idle_s: How long the server may go without starting a round before that counts as a failure.
 
         Returns:
-            The round, or None when nothing was submitted and nothing runs.
+            The round, or None when nothing was submitted and none was ever done.
 
         Raises:
             DemoError: When the round failed, was cancelled, or none started.
@@ -147,13 +149,13 @@ class DemoSession:
             rounds = self.rounds()
             active = [entry for entry in rounds if entry["status"] in ACTIVE]
             last = next((entry for entry in reversed(rounds) if entry not in active), None)
+            if not active and not submitted:
+                return next((entry for entry in reversed(rounds) if entry["status"] == "done"), None)
             if last and not active and submitted <= set(last["labeled_ids"]):
                 return checked(last)
             if active:
                 deadline = time.monotonic() + idle_s
                 progress(active[0])
-            elif not submitted:
-                return None
             elif last and last["status"] != "done" and submitted & set(last["labeled_ids"]):
                 checked(last)
             elif time.monotonic() > deadline:

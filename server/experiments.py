@@ -8,10 +8,11 @@ compares the candidate scores of a scan on the runs that `hippocampus` left. Bot
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ RANKING = slice(10, 60)
 
 
 def plan(given: argparse.Namespace, dataset: Dataset, loaders: dict[str, Loader]) -> list[Experiment]:
-    """All runs asked for, in the order in which they run: one seed of everything first, further seeds last."""
+    """All runs, in the order in which they run: one seed of everything first, further seeds last."""
     few, rest = dataset.pool[: given.labeled], dataset.pool[given.labeled :]
     unlabeled = dataset.unlabeled(rest if given.unlabeled is None else rest[: given.unlabeled])
     test = dataset.cases(dataset.test if given.test is None else dataset.test[: given.test])
@@ -61,7 +62,6 @@ def plan(given: argparse.Namespace, dataset: Dataset, loaders: dict[str, Loader]
 def hippocampus(given: argparse.Namespace) -> int:
     """Run what is not finished, write the figures, print the table; 1 when stopped before the end."""
     torch.set_num_threads(given.threads)
-    stopped = stop_on_signal()
     dataset = read_dataset(given.data)
     loaders = {group: Loader(merge=group == "binary") for group in GROUPS}
     everything = plan(given, dataset, loaders)
@@ -70,6 +70,20 @@ def hippocampus(given: argparse.Namespace) -> int:
         raise ValueError(f"--only {' '.join(given.only)} matches no run; name a group, group/arm or a run.")
     given.work.mkdir(parents=True, exist_ok=True)
     precision = same_precision(given.work / "precision.json", runs[0].config)
+    with stop_on_signal() as stopped:
+        return run_all(everything, runs, loaders, precision, given, stopped)
+
+
+def run_all(
+    everything: list[Experiment],
+    runs: list[Experiment],
+    loaders: dict[str, Loader],
+    precision: Precision,
+    given: argparse.Namespace,
+    stopped: Callable[[], bool],
+) -> int:
+    """Run `runs`; after each, write the figures of all of `everything` that is finished."""
+    figures: dict[str, Any] = {}
     for number, run in enumerate(runs, start=1):
         report = progress_line(f"[{number}/{len(runs)}] {run.name}")
         load = loaders[run.group]
@@ -170,17 +184,21 @@ def progress_line(name: str) -> Callable[[Progress], None]:
     return report
 
 
-def stop_on_signal() -> Callable[[], bool]:
-    """True after Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """A question that is true after Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
     received: list[int] = []
 
     def note(number: int, _: object) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-    return lambda: bool(received)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def main(arguments: list[str] | None = None) -> int:

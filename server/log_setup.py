@@ -1,4 +1,4 @@
-"""What the server logs, and where: the terminal and `<workspace>/logs/server.log`, without names or bodies."""
+"""What the server logs, and where: terminal and `<workspace>/logs/server.log`, without names or bodies."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ def multipart_reply(
     headers = [_file_head(boundary, name, path).encode() for name, path in files]
     tail = f"--{boundary}--\r\n".encode()
     length = len(head) + len(tail)
-    length += sum(len(h) + path.stat().st_size + len(_CLOSE) for h, (_, path) in zip(headers, files, strict=True))
+    length += sum(
+        len(h) + path.stat().st_size + len(_CLOSE) for h, (_, path) in zip(headers, files, strict=True)
+    )
 
     def chunks() -> Iterator[bytes]:
         yield head

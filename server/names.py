@@ -1,4 +1,4 @@
-"""Names a client may give (ids, tags, versions, file names): what is safe, and the sentence when it is not."""
+"""Names a client may give (ids, tags, versions, file names): what is safe, and what is said otherwise."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def safe_name(value: str, what: str) -> str:
     """Return `value` if it can only ever name one file in one folder.
 
     Raises:
-        HTTPException: 400 for an empty or too long name, one that starts with a dot (so `..` and `._x` too), or
-            one that holds a slash, a backslash or a control character.
+        HTTPException: 400 for an empty or too long name, one that starts with a dot (so `..` and `._x` too),
+            or one that holds a slash, a backslash or a control character.
     """
     reason = _unsafe_because(value)
     if reason:
@@ -70,7 +70,9 @@ def upload_suffix(filename: str | None) -> str:
 def upload_basename(filename: str | None) -> str:
     """Return the last part of an uploaded file's name; 400 when the name is unsafe."""
     if not filename:
-        refuse(400, "The uploaded file has no name. Send a file name that ends in its type, as in scan.nii.gz.")
+        refuse(
+            400, "The uploaded file has no name. Send a file name that ends in its type, as in scan.nii.gz."
+        )
     parts = [part for part in filename.replace("\\", "/").split("/") if part]
     if not parts or ".." in parts:
         refuse(400, f"The file name {shown(filename)} climbs out of its folder. Send a plain file name.")

@@ -77,7 +77,9 @@ def _report(done: dict[str, Any], say: Say) -> int:
     for name, values in (done["metrics"] or {}).items():
         if values:
             hd95 = values.get("hd95_mm")
-            say(f"  {name}: Dice {values['dice']:.3f}" + (f", 95HD {hd95:.1f} mm" if hd95 is not None else ""))
+            say(
+                f"  {name}: Dice {values['dice']:.3f}" + (f", 95HD {hd95:.1f} mm" if hd95 is not None else "")
+            )
     if done["model_version"]:
         state = "published" if done["promoted"] else "kept, not published"
         say(f"  model {done['model_version']} ({state}), from {done['labeled']} labels")
@@ -104,7 +106,9 @@ def predict_folder(
         StartError: the model or a folder is not there.
     """
     if not source.is_dir():
-        raise StartError(f"The input folder {source} does not exist; give a folder of .nii.gz, .nii or .nrrd files.")
+        raise StartError(
+            f"The input folder {source} does not exist; give a folder of .nii.gz, .nii or .nrrd files."
+        )
     file = model_file(model, workspace)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -130,7 +134,9 @@ def model_file(model: str, workspace: Path | None) -> Path:
     if workspace is None:
         raise StartError(f"There is no model file {model}. To name a version instead, add --studies DIR.")
     folder = workspace / "models"
-    versions = {path.parent.name: path for path in sorted(folder.glob("*/model.pt"))} if folder.is_dir() else {}
+    versions = (
+        {path.parent.name: path for path in sorted(folder.glob("*/model.pt"))} if folder.is_dir() else {}
+    )
     if model not in versions:
         kept = ", ".join(versions) or "none yet"
         raise StartError(f"There is no model '{model}' in {workspace}; versions kept there: {kept}.")

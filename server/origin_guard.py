@@ -105,5 +105,7 @@ def _is_address(name: str) -> bool:
 
 
 def _quoted(values: list[str]) -> str:
-    shown = ["".join(character if character.isprintable() else "?" for character in value[:80]) for value in values]
+    shown = [
+        "".join(character if character.isprintable() else "?" for character in value[:80]) for value in values
+    ]
     return "'" + "', '".join(shown) + "'" if shown else "nothing"

@@ -13,7 +13,9 @@ from starlette.responses import JSONResponse
 
 logger = logging.getLogger(__name__)
 
-INTERNAL = "The server failed while it answered; its log names the place. The request changed nothing it reports."
+INTERNAL = (
+    "The server failed while it answered; its log names the place. The request changed nothing it reports."
+)
 _NOT_AN_OBJECT = {"json_invalid", "dict_type", "model_attributes_type"}
 
 

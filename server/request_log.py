@@ -57,7 +57,7 @@ def route_template(scope: Scope) -> str:
 
 def places(error: BaseException) -> str:
     """An exception as its type and the lines it passed through, without the messages, which may hold data."""
-    chain = []
+    chain: list[str] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 5:
         chain.append(f"{type(current).__name__} at {_frames(current.__traceback__)}")
@@ -67,4 +67,6 @@ def places(error: BaseException) -> str:
 
 def _frames(trace: TracebackType | None) -> str:
     frames = traceback.extract_tb(trace)[-8:]
-    return " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames) or "(unknown place)"
+    return (
+        " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames) or "(unknown place)"
+    )

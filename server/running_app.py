@@ -18,14 +18,16 @@ _heavy: anyio.CapacityLimiter | None = None
 
 
 def running_app() -> Any:
-    """The loaded app (`UGMCLApp`); floor 3 has no type for it, because the host unloads and reloads its module."""
+    """The loaded app (`UGMCLApp`); it has no type here, because the host unloads and reloads its module."""
     return app_instance()
 
 
 def known_image(app: Any, image: str) -> str:
     """Return the image id; 400 if it is unsafe, 404 if the datastore does not serve it."""
     if safe_name(image, "image") not in app.datastore().list_images():
-        app.datastore().get_image_info(image)  # our datastore refuses with the reason, such as a file set aside
+        app.datastore().get_image_info(
+            image
+        )  # our datastore refuses with the reason, such as a file set aside
         refuse(404, f"There is no image {shown(image)} here; GET /datastore/?output=all lists them.")
     return image
 
@@ -43,7 +45,7 @@ def known_trainer(app: Any, trainer: str) -> str:
 async def heavy(work: Callable[[], Result]) -> Result:
     """Run `work` on one of a few threads kept for inference.
 
-    The framework's own pool has 40 threads for everything: 40 waiting inferences would leave none for `/info/`.
+    The framework's own pool has 40 threads for everything: 40 waiting inferences would leave `/info/` none.
     """
     global _heavy
     if _heavy is None:

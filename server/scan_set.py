@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from ugmcl.config import Config
@@ -61,7 +62,7 @@ class Loader:
             try:
                 image: Any = nibabel.load(path)
                 self._read[path] = np.asarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
-            except (OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+            except (OSError, EOFError, ImageFileError) as error:
                 raise ValueError(f"{Path(path).name} cannot be read ({type(error).__name__}).") from error
         return self._read[path]
 

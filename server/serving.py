@@ -54,8 +54,8 @@ def serve(settings: ServerSettings) -> int:
 def leave(status: int) -> NoReturn:
     """End this process once the server is shut down, without the interpreter's own teardown.
 
-    The app's state is on disk by then. A daemon thread still inside native code (a measurement, an inference that
-    outlived the grace period) would make that teardown abort the process or wait for minutes.
+    The app's state is on disk by then. A daemon thread still inside native code (a measurement, an inference
+    that outlived the grace period) would make that teardown abort the process or wait for minutes.
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -82,8 +82,8 @@ def open_port(settings: ServerSettings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise StartError(
-            f"Port {settings.port} on {settings.host} cannot be opened ({error.strerror}); another program may "
-            f"use it. Choose another with --port, as in --port {min(settings.port + 1, 65535)}."
+            f"Port {settings.port} on {settings.host} cannot be opened ({error.strerror}); another program "
+            f"may use it. Choose another with --port, as in --port {min(settings.port + 1, 65535)}."
         ) from None
     return listener
 

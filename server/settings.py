@@ -66,7 +66,7 @@ class ServerSettings(BaseSettings):
     @property
     def listens_everywhere(self) -> bool:
         """Whether the address means every interface of the machine."""
-        return self.host in ("0.0.0.0", "::", "")  # noqa: S104
+        return self.host in ("0.0.0.0", "::", "")
 
     @property
     def is_loopback(self) -> bool:

@@ -51,12 +51,14 @@ def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
         raise StartError("No scans were given; name their folder with --studies DIR.")
     studies = settings.studies.expanduser().resolve()
     if not studies.is_dir():
-        raise StartError(f"The studies folder {studies} does not exist; give the folder that holds your scans.")
+        raise StartError(
+            f"The studies folder {studies} does not exist; give the folder that holds your scans."
+        )
     if not os.access(studies, os.R_OK | os.X_OK):
         raise StartError(f"The studies folder {studies} cannot be read; change its permissions.")
     if not os.access(studies, os.W_OK):
         raise StartError(
-            f"The studies folder {studies} cannot be written, and labels are stored there; change its permissions."
+            f"The studies folder {studies} cannot be written, but labels go there; change its permissions."
         )
     workspace = settings.workspace_folder()
     try:
@@ -66,13 +68,13 @@ def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
         probe.unlink()
     except OSError as error:
         raise StartError(
-            f"The workspace {workspace} cannot be written ({error.strerror}); give another with --workspace DIR."
+            f"The workspace {workspace} cannot be written ({error.strerror}); give one with --workspace DIR."
         ) from None
     return studies, workspace
 
 
 def check_not_in_use(workspace: Path) -> None:
-    """Refuse a project that another process is training; its queue holds a lock on `rounds.lock` while it runs.
+    """Refuse a project that another process has open; its queue holds a lock on `rounds.lock` all the while.
 
     Raises:
         StartError: a server or a `train` command has this workspace open.
@@ -88,8 +90,8 @@ def check_not_in_use(workspace: Path) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise StartError(
-            f"Another process is working on the project in {workspace}. Stop it first (Ctrl-C in its terminal), "
-            "or use the running server: POST /train/ugmcl starts a round there."
+            f"Another process is working on the project in {workspace}. Stop it first (Ctrl-C in its "
+            "terminal), or use the running server: POST /train/ugmcl starts a round there."
         ) from None
 
 

@@ -1,8 +1,8 @@
 """The stock server's remaining routes, moved off the event loop and with every name they take checked.
 
-The stock endpoints are `async def` around blocking code: one slow call would stop the whole server. Here each is
-called from a plain `def`, which the framework runs in its thread pool. What these routes could do against the
-project is left out or refused, with the reason at the place.
+The stock endpoints are `async def` around blocking code: one slow call would stop the whole server. Here each
+is called from a plain `def`, which the framework runs in its thread pool. What these routes could do against
+the project is left out or refused, with the reason at the place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from server.names import known, safe_name, safe_tag
 from server.refusal import refuse
 from server.running_app import known_model, running_app
 
-# A version is made by a round and never changes: uploads and deletions would break its record and the roll-back.
+# A version is made by a round and never changes: uploads and deletions would break its record.
 _MODEL_FILES = "Model files are made by rounds; choose one with POST /models/{version}/publish."
 _NO_DICOM_WEB = "This server keeps its images in a folder; there is no DICOMweb server behind it to ask."
 _NO_GPU = "No NVIDIA driver was found on this machine, so there is nothing to show."
@@ -47,7 +47,7 @@ def in_threads(router: APIRouter, keep: Callable[[APIRoute], bool] = lambda rout
             copy.add_api_route(
                 route.path,
                 _blocking(route.endpoint),
-                methods=sorted(route.methods),
+                methods=sorted(route.methods or ()),
                 summary=route.summary,
                 tags=route.tags,
                 include_in_schema=route.include_in_schema,
@@ -74,7 +74,11 @@ def _blocking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             given["user"] = DEFAULT_USER
         return asyncio.run(endpoint(**given))
 
-    kept = [value.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, value in signature.parameters.items() if name != "user"]
+    kept = [
+        value.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, value in signature.parameters.items()
+        if name != "user"
+    ]
     blocking.__name__ = endpoint.__name__
     blocking.__doc__ = endpoint.__doc__
     blocking.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]

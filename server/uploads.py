@@ -1,4 +1,4 @@
-"""Uploaded files: streamed to a private temporary folder, under a name of our own, removed after the reply."""
+"""Uploaded files: streamed to a private temporary folder under a name of our own, removed after use."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import ugmcl
 from monailabel.config import settings as host_settings
 from monailabel.interfaces.app import MONAILabelApp
 
 import lib.host
 import lib.stock_infer
+import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
@@ -63,14 +63,15 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             studies,
             conf or {},
             name="UG-MCL",
-            description="Segmentation that learns from every label and the unlabeled pool, and shows where it is unsure",
+            description="Segmentation that learns from every label and shows where it is unsure",
             version=getattr(ugmcl, "__version__", "0.1.0"),
             labels=self.labels_map,
         )
         lib.host.install(self)
         lib.stock_infer.install()
 
-    # --- what the host asks for at construction --------------------------------------------------------------
+    # --- what the host asks for at construction
+    # --------------------------------------------------------------
 
     def init_datastore(self) -> FolderDatastore:
         """The studies folder."""
@@ -99,7 +100,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """`most_uncertain`, `random` and `first`."""
         return dict(make_strategies(self.scores))
 
-    # --- life ------------------------------------------------------------------------------------------------
+    # --- life
+    # ------------------------------------------------------------------------------------------------
 
     def on_init_complete(self) -> None:
         """Start what runs beside the requests; called by the server, not in the host's subprocesses."""
@@ -134,14 +136,15 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "default_strategy": DEFAULT_STRATEGY,
         }
 
-    # --- requests --------------------------------------------------------------------------------------------
+    # --- requests
+    # --------------------------------------------------------------------------------------------
 
     def infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
         """Segment an image of the datastore (`image` is its id) or an uploaded file (`image` is its path).
 
         Returns:
-            `file` and `label` (the result's path; with `save_label`, `label` is the image id), `tag`, `params`,
-            and `uncertainty_file` (a path, or None). The files are temporary.
+            `file` and `label` (the result's path; with `save_label`, `label` is the image id), `tag`,
+            `params`, and `uncertainty_file` (a path, or None). The files are temporary.
 
         Raises:
             Refusal: 404 for an unknown model or image, 409 before a first model, 422 for the rest.
@@ -149,7 +152,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         task = self._infers.get(request.get("model"))
         if task is None:
             known = ", ".join(self._infers)
-            raise Refusal(404, f"There is no model {str(request.get('model'))[:80]!r} here; available: {known}.")
+            raise Refusal(
+                404, f"There is no model {str(request.get('model'))[:80]!r} here; available: {known}."
+            )
         image_id, path = self._image(request.get("image"))
         save = request.get("save_label", False) in (True, "true")
         if save and (image_id is None or safe_tag(request.get("label_tag", "original")) != "original"):
@@ -199,7 +204,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""
 
-    # --- helpers ---------------------------------------------------------------------------------------------
+    # --- helpers
+    # ---------------------------------------------------------------------------------------------
 
     def _image(self, image: Any) -> tuple[str | None, Path]:
         """The id and path of a request's image; no id for an upload or a session's image."""
@@ -212,7 +218,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         raise Refusal(404, "There is no such image in this project.")
 
     def _is_uploaded(self, path: Path) -> bool:
-        """Whether a path is a file that a server received: in the temporary folder or the sessions' folder."""
+        """Whether a path is a file that a server received: in the temporary folder or the sessions'
+        folder."""
         if not path.is_absolute() or path.is_symlink() or not path.is_file():
             return False
         roots = [tempfile.gettempdir(), *([self._sessions.store_path] if self._sessions else [])]

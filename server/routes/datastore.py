@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +18,18 @@ from server.uploads import json_object, remove_files, upload_on_disk
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
 ImageId = Annotated[str, Query(examples=["case_07"])]
-Tag = Annotated[str, Query(examples=["final"], description="`final` (the expert's) or `original` (the model's)")]
+Tag = Annotated[
+    str, Query(examples=["final"], description="`final` (the expert's) or `original` (the model's)")
+]
 JsonForm = Annotated[str, Form(examples=["{}"])]
 
 _LABEL_PARAMS = '{"label_info": [{"name": "foreground", "idx": 1}]}'
 _SAVED = {"image": "case_07", "label": "case_07"}
-_GRID = {"detail": "The label's grid is not its image's …", "expected_shape": [64, 64, 40], "expected_affine": []}
+_GRID = {
+    "detail": "The label's grid is not its image's …",
+    "expected_shape": [64, 64, 40],
+    "expected_affine": [],
+}
 _SAVE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _SAVED}}},
     404: {"description": "Unknown image"},
@@ -35,7 +41,7 @@ _BINARY: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Listing(str, Enum):
+class Listing(StrEnum):
     """What GET /datastore/ shows."""
 
     stats = "stats"
@@ -109,7 +115,9 @@ def update_image_info(image: ImageId, info: JsonForm = "{}") -> Any:
     return app.datastore().update_image_info(known_image(app, image), json_object(info, "info"))
 
 
-@router.put("/label", summary="Submit a label: checked, stored, and taken into the next round", responses=_SAVE)
+@router.put(
+    "/label", summary="Submit a label: checked, stored, and taken into the next round", responses=_SAVE
+)
 def save_label(
     image: ImageId,
     label: Annotated[UploadFile, File()],

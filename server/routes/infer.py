@@ -58,7 +58,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/{model}", summary="Segment an image of the pool, an uploaded one or a session's", responses=_RESPONSES)
+@router.post(
+    "/{model}", summary="Segment an image of the pool, an uploaded one or a session's", responses=_RESPONSES
+)
 async def infer(
     model: str,
     image: Annotated[str, Query(examples=["case_07"])] = "",
@@ -93,7 +95,10 @@ def _infer(
         elif image:
             request["image"] = known_image(app, image)
         else:
-            refuse(422, "No image was given: name one as ?image=ID, upload one as `file`, or give ?session_id=ID.")
+            refuse(
+                422,
+                "No image was given: name one as ?image=ID, upload one as `file`, or give ?session_id=ID.",
+            )
         if label is not None:
             request["label"] = str(uploads.enter_context(upload_on_disk(label)))
         result = app.infer({**request, "model": model})
@@ -103,7 +108,10 @@ def _infer(
 def _checked_params(params: dict[str, Any], model: str, image: str) -> dict[str, Any]:
     for key, meant in (("model", model), ("image", image)):
         if params.get(key) not in (None, "", meant):
-            refuse(400, f"params names the {key} {shown(params[key])}, the query {shown(meant)}; give it in the query.")
+            refuse(
+                400,
+                f"params names the {key} {shown(params[key])}, the request {shown(meant)}; omit it.",
+            )
     if isinstance(params.get("label_tag"), str):
         safe_tag(params["label_tag"])
     return {key: value for key, value in params.items() if key not in _OWN_KEYS}
@@ -114,7 +122,9 @@ def _session_image(app: Any, session_id: str) -> str:
     sessions = app.sessions()
     session = sessions.get_session(session_id) if sessions is not None else None
     if session is None:
-        refuse(404, f"There is no session {shown(session_id)} here; it may have expired. Upload the image again.")
+        refuse(
+            404, f"There is no session {shown(session_id)} here; it may have expired. Upload the image again."
+        )
     return str(session.image)
 
 

@@ -43,7 +43,11 @@ def run_all(params: Params = None, run_sync: bool = False) -> Any:
     return stock.run({}, run_sync)
 
 
-@router.post("/{model}", summary="Ask this trainer for a round; while one runs, the waiting one answers", responses=_STARTED)
+@router.post(
+    "/{model}",
+    summary="Ask this trainer for a round; while one runs, the waiting one answers",
+    responses=_STARTED,
+)
 def run_model(model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False) -> Any:
     known_trainer(running_app(), model)
     return stock.run_model(model, {}, run_sync, enqueue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from server.running_app import heavy, known_image, running_app
 router = APIRouter(tags=["Infer"])
 
 
-class MapFormat(str, Enum):
+class MapFormat(StrEnum):
     """File formats of a map."""
 
     nrrd = "nrrd"
@@ -27,7 +27,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "float32 in [0, 1] on the image's own grid",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        "headers": {"X-Model-Version": {"description": "the model that made it", "schema": {"type": "string"}}},
+        "headers": {
+            "X-Model-Version": {"description": "the model that made it", "schema": {"type": "string"}}
+        },
     },
     404: {"description": "Unknown image"},
     409: {"description": "No model yet", "content": {"application/json": {"example": _NO_MODEL}}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lib.settings import AppSettings
 from lib.workspace import Workspace
 from tests.app.scan_support import scan, write_nifti

@@ -9,9 +9,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from lib.registry import ModelRegistry
 from numpy.typing import NDArray
 
+from lib.registry import ModelRegistry
 from ugmcl.checkpoint import Checkpoint
 from ugmcl.config import Config, InferConfig, NetworkConfig, PreprocessConfig
 from ugmcl.network import DualTaskVNet
@@ -89,7 +89,9 @@ def put_bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def publish_tiny_model(registry: ModelRegistry, labels: tuple[str, ...] = ("foreground",), seed: int = 0) -> str:
+def publish_tiny_model(
+    registry: ModelRegistry, labels: tuple[str, ...] = ("foreground",), seed: int = 0
+) -> str:
     """Add an untrained tiny model to a project and publish it; returns its version."""
     torch.manual_seed(seed)
     config = Config(

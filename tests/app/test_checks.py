@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+
 from lib.checks import check_label, safe_id, safe_tag
 from lib.errors import Refusal
 from lib.volumes import read_volume, write_label, write_map
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, scan, write_nifti
-
 from ugmcl.volume import Volume
 
 ONE = {"foreground": 1}
@@ -52,8 +51,12 @@ def test_whole_numbers_of_any_type_become_the_smallest_unsigned_one(
     np.testing.assert_array_equal(found, block())
 
 
-@pytest.mark.parametrize(("value", "word"), [(0.5, "fraction 0.5"), (-1, "negative"), (np.nan, "NaN"), (np.inf, "NaN")])
-def test_values_that_are_no_labels_are_refused(tmp_path: Path, image: Volume, value: float, word: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "word"), [(0.5, "fraction 0.5"), (-1, "negative"), (np.nan, "NaN"), (np.inf, "NaN")]
+)
+def test_values_that_are_no_labels_are_refused(
+    tmp_path: Path, image: Volume, value: float, word: str
+) -> None:
     label = block().astype(np.float32)
     label[0, 0, 0] = value
     write_map(tmp_path / "l.nrrd", label, OBLIQUE)
@@ -147,12 +150,16 @@ def test_the_default_project_takes_one_segment_under_any_name(tmp_path: Path, im
     assert "one class" in refusal(two, image, ONE, info).detail
 
 
-def test_a_named_project_refuses_an_unknown_segment_but_not_an_empty_one(tmp_path: Path, image: Volume) -> None:
+def test_a_named_project_refuses_an_unknown_segment_but_not_an_empty_one(
+    tmp_path: Path, image: Volume
+) -> None:
     info = [{"name": "anterior", "idx": 1}, {"name": "tumor", "idx": 2}]
     assert "tumor" in refusal(submitted(tmp_path, two_segments()), image, TWO, info).detail
     check_label(submitted(tmp_path, block()), image, TWO, info)
     single = {"liver": 1}
-    assert "liver" in refusal(submitted(tmp_path, block()), image, single, [{"name": "spleen", "idx": 1}]).detail
+    assert (
+        "liver" in refusal(submitted(tmp_path, block()), image, single, [{"name": "spleen", "idx": 1}]).detail
+    )
 
 
 @pytest.mark.parametrize("labels", [ONE, TWO])
@@ -205,7 +212,24 @@ def test_files_that_are_no_labels_are_refused(tmp_path: Path, image: Volume) -> 
 
 @pytest.mark.parametrize(
     "given_id",
-    ["", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", ".hidden", "a\0b", "a\nb", " a", "a ", "x" * 300, None, 7, "\udcff"],
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/etc/passwd",
+        ".hidden",
+        "a\0b",
+        "a\nb",
+        " a",
+        "a ",
+        "x" * 300,
+        None,
+        7,
+        "\udcff",
+    ],
 )
 def test_ids_that_could_leave_the_folder_are_refused(given_id: Any) -> None:
     with pytest.raises(Refusal) as caught:

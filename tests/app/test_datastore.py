@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.volumes import read_header, read_label, write_label
@@ -62,7 +63,9 @@ def test_a_folder_of_scans_is_listed_without_any_preparation(store: FolderDatast
     assert store.get_image_info("a")["path"] == str(scans / "a.nii.gz")
 
 
-def test_unusable_files_are_set_aside_with_a_reason_and_stay_where_they_are(scans: Path, project: Workspace) -> None:
+def test_unusable_files_are_set_aside_with_a_reason_and_stay_where_they_are(
+    scans: Path, project: Workspace
+) -> None:
     expected = put_bad_files(scans)
     before = tree(scans)
     store = FolderDatastore(scans, project, ONE)
@@ -137,7 +140,9 @@ def test_a_repaired_file_joins_the_pool(scans: Path, project: Workspace) -> None
     assert "d" in store.list_images()
 
 
-def test_a_folder_that_cannot_be_listed_for_a_moment_changes_nothing(store: FolderDatastore, scans: Path) -> None:
+def test_a_folder_that_cannot_be_listed_for_a_moment_changes_nothing(
+    store: FolderDatastore, scans: Path
+) -> None:
     scans.rename(scans.with_name("gone"))
     store.refresh()
     assert store.list_images() == ["a", "b", "c"]
@@ -171,7 +176,7 @@ def test_a_removed_image_takes_its_labels_and_map_along(
     store.save_label("a", str(label), "final", {})
     (project.maps / "a.nii.gz").write_bytes(b"map")
     store.remove_image("a")
-    assert not [path for path in scans.rglob("a.*")]
+    assert not list(scans.rglob("a.*"))
     assert reopen(store).list_images() == ["b", "c"]
     refused(404, store.remove_image, "a")
     refused(400, store.remove_image, "../a")
@@ -180,7 +185,9 @@ def test_a_removed_image_takes_its_labels_and_map_along(
 # --- labels
 
 
-def test_a_saved_label_is_stored_on_the_images_grid(store: FolderDatastore, scans: Path, tmp_path: Path) -> None:
+def test_a_saved_label_is_stored_on_the_images_grid(
+    store: FolderDatastore, scans: Path, tmp_path: Path
+) -> None:
     swap = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, SHAPE[2] - 1], [0, 0, 0, 1.0]])
     affine = read_header(scans / "a.nii.gz").affine
     turned = np.transpose(block(), (1, 0, 2))[:, :, ::-1].astype(np.float32)
@@ -230,7 +237,9 @@ def test_a_label_of_an_unusable_image_is_refused(scans: Path, project: Workspace
     assert "set aside" in refused(404, store.save_label, "flat", str(label), "final", {})
 
 
-def test_labels_dropped_into_the_folder_count_and_bad_ones_do_not(store: FolderDatastore, scans: Path) -> None:
+def test_labels_dropped_into_the_folder_count_and_bad_ones_do_not(
+    store: FolderDatastore, scans: Path
+) -> None:
     calls: list[int] = []
     store.on_labels_changed.append(lambda: calls.append(1))
     final = scans / "labels" / "final"
@@ -250,7 +259,9 @@ def test_labels_dropped_into_the_folder_count_and_bad_ones_do_not(store: FolderD
     assert calls == [1]
 
 
-def test_a_label_edited_or_deleted_in_the_folder_is_noticed(store: FolderDatastore, scans: Path, label: Path) -> None:
+def test_a_label_edited_or_deleted_in_the_folder_is_noticed(
+    store: FolderDatastore, scans: Path, label: Path
+) -> None:
     store.save_label("a", str(label), "final", {})
     before = store.final_labels()
     path = scans / "labels" / "final" / "a.nii.gz"
@@ -292,7 +303,9 @@ def test_a_failing_listener_loses_no_label(store: FolderDatastore, label: Path) 
     assert list(store.final_labels()) == ["a"]
 
 
-def test_concurrent_submits_of_one_case_leave_one_whole_label(store: FolderDatastore, scans: Path, tmp_path: Path) -> None:
+def test_concurrent_submits_of_one_case_leave_one_whole_label(
+    store: FolderDatastore, scans: Path, tmp_path: Path
+) -> None:
     store.start(period_s=0.01)
     files = []
     for index in range(6):
@@ -331,7 +344,9 @@ def test_what_another_process_wrote_is_not_lost(store: FolderDatastore, label: P
 
 
 @pytest.mark.parametrize("content", [b"", b'{"name": "x", "objects": {"a', b"[]", b"\xff\xfe"])
-def test_a_damaged_datastore_file_is_kept_and_rebuilt(store: FolderDatastore, scans: Path, label: Path, content: bytes) -> None:
+def test_a_damaged_datastore_file_is_kept_and_rebuilt(
+    store: FolderDatastore, scans: Path, label: Path, content: bytes
+) -> None:
     store.save_label("a", str(label), "final", {})
     (scans / "datastore_v2.json").write_bytes(content)
     again = reopen(store)
@@ -341,7 +356,9 @@ def test_a_damaged_datastore_file_is_kept_and_rebuilt(store: FolderDatastore, sc
     assert kept.read_bytes() == content
 
 
-def test_an_edited_datastore_file_cannot_point_outside_the_folder(store: FolderDatastore, scans: Path) -> None:
+def test_an_edited_datastore_file_cannot_point_outside_the_folder(
+    store: FolderDatastore, scans: Path
+) -> None:
     file = scans / "datastore_v2.json"
     content = json.loads(file.read_text())
     content["images_dir"] = "/etc"
@@ -399,6 +416,10 @@ def test_the_data_set_can_be_downloaded_once_there_is_a_label(store: FolderDatas
     assert store.datalist(full_path=False) == [{"image": "a.nii.gz", "label": "labels/final/a.nii.gz"}]
 
 
-def test_oblique_labels_made_from_the_scans_geometry_are_accepted(store: FolderDatastore, tmp_path: Path) -> None:
-    write_label(tmp_path / "o.nrrd", block(), OBLIQUE)  # the float64 affine that the scan's header only nearly holds
+def test_oblique_labels_made_from_the_scans_geometry_are_accepted(
+    store: FolderDatastore, tmp_path: Path
+) -> None:
+    write_label(
+        tmp_path / "o.nrrd", block(), OBLIQUE
+    )  # the float64 affine that the scan's header only nearly holds
     store.save_label("a", str(tmp_path / "o.nrrd"), "final", {})

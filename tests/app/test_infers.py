@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
@@ -17,7 +18,6 @@ from lib.settings import AppSettings
 from lib.volumes import read_header, read_label
 from lib.workspace import Workspace
 from tests.app.scan_support import publish_tiny_model, scan, write_nifti
-
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import bands
 
@@ -97,7 +97,9 @@ def test_the_reply_says_which_model_and_how_sure(tasks: Project, scans: Path) ->
         assert 0 <= entry["index"] < read_header(scans / "a.nii.gz").shape[entry["axis"]]
 
 
-def test_an_upload_has_no_map_address_and_keeps_nothing(tasks: Project, project: Workspace, tmp_path: Path) -> None:
+def test_an_upload_has_no_map_address_and_keeps_nothing(
+    tasks: Project, project: Workspace, tmp_path: Path
+) -> None:
     upload = write_nifti(tmp_path / "up.nii.gz", scan(seed=8))
     found = tasks.segmentation.run({"image": str(upload), "mc_samples": 2})
     assert found.params["uncertainty"]["url"] is None
@@ -139,7 +141,9 @@ def test_the_label_comes_in_the_type_asked_for(tasks: Project, scans: Path, dtyp
         ("result_dtype", ["uint8"]),
     ],
 )
-def test_unacceptable_parameters_are_refused_by_name(tasks: Project, scans: Path, name: str, value: Any) -> None:
+def test_unacceptable_parameters_are_refused_by_name(
+    tasks: Project, scans: Path, name: str, value: Any
+) -> None:
     with pytest.raises(Refusal, match="allowed") as caught:
         tasks.segmentation.run(request(scans, **{name: value}))
     assert caught.value.status_code == 422

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lib.settings import AppSettings
 from lib.workspace import Workspace, file_name_of, read_json, write_json_atomic
 
@@ -18,7 +19,12 @@ def test_without_options_there_is_one_class_called_foreground() -> None:
 
 def test_options_come_as_text_and_leave_as_values() -> None:
     settings = AppSettings.from_conf(
-        {"labels": "anterior, posterior", "min_labels": "3", "debounce_s": "0.5", "allow_empty_labels": "true"}
+        {
+            "labels": "anterior, posterior",
+            "min_labels": "3",
+            "debounce_s": "0.5",
+            "allow_empty_labels": "true",
+        }
     )
     assert settings.labels_map == {"anterior": 1, "posterior": 2}
     assert (settings.min_labels, settings.debounce_s, settings.allow_empty_labels) == (3, 0.5, True)
@@ -26,7 +32,9 @@ def test_options_come_as_text_and_leave_as_values() -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"Unknown --conf key lables; valid keys: labels, workspace, .*threads"):
+    with pytest.raises(
+        ValueError, match=r"Unknown --conf key lables; valid keys: labels, workspace, .*threads"
+    ):
         AppSettings.from_conf({"lables": "x"})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lib.datastore import FolderDatastore
 from lib.scores import ScoreBoard
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
@@ -59,7 +60,9 @@ def test_random_offers_every_case_sooner_or_later(store: FolderDatastore, scores
     assert {strategy({}, store)["id"] for _ in range(60)} == {"a", "b", "c"}
 
 
-def test_a_scan_that_proves_unusable_is_passed_over(scans: Path, project: Workspace, scores: ScoreBoard) -> None:
+def test_a_scan_that_proves_unusable_is_passed_over(
+    scans: Path, project: Workspace, scores: ScoreBoard
+) -> None:
     write_nifti(scans / "0flat.nii.gz", np.full(SHAPE, 3, np.int16))
     store = FolderDatastore(scans, project, {"foreground": 1}, start_check_s=0.0)
     scores.put("0flat", 0.99, "v1")

@@ -1,4 +1,5 @@
-"""Files in and out: geometry survives exactly, another reader agrees, and what is no scan is named as such."""
+"""Files in and out: geometry survives exactly, another reader agrees, and what is no scan is named as
+such."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK
+
 from lib.errors import UnusableImage
 from lib.volumes import (
     EXTENSIONS,
@@ -23,7 +25,9 @@ from lib.volumes import (
 )
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, put_bad_files, scan, write_nifti
 
-FLIPPED = np.diag([-1.5, 2.0, -3.0, 1.0]) + np.array([[0, 0, 0, 90.5], [0, 0, 0, -12], [0, 0, 0, 33], [0] * 4])
+FLIPPED = np.diag([-1.5, 2.0, -3.0, 1.0]) + np.array(
+    [[0, 0, 0, 90.5], [0, 0, 0, -12], [0, 0, 0, 33], [0] * 4]
+)
 PERMUTED = np.array([[0.0, 0, 2.5, -10], [-0.9, 0, 0, 20], [0, 1.1, 0, 5], [0, 0, 0, 1]])
 
 
@@ -52,7 +56,9 @@ def test_a_label_comes_back_voxel_for_voxel_in_its_place(
 def test_an_oblique_affine_survives_nrrd_to_the_last_bit_and_nifti_to_float32(tmp_path: Path) -> None:
     for extension, tolerance in ((".nrrd", 0.0), (".nii.gz", 1e-6)):
         write_label(tmp_path / f"x{extension}", block(), OBLIQUE)
-        np.testing.assert_allclose(read_header(tmp_path / f"x{extension}").affine, OBLIQUE, rtol=0, atol=tolerance * 40)
+        np.testing.assert_allclose(
+            read_header(tmp_path / f"x{extension}").affine, OBLIQUE, rtol=0, atol=tolerance * 40
+        )
 
 
 def test_a_label_of_a_nifti_scan_has_its_affine_bit_for_bit(tmp_path: Path) -> None:
@@ -81,7 +87,9 @@ def test_a_scan_written_by_another_program_reads_the_same(tmp_path: Path) -> Non
         SimpleITK.WriteImage(image, str(tmp_path / name), useCompression=True)
         volume = read_volume(tmp_path / name)
         np.testing.assert_array_equal(volume.array, scan())
-        np.testing.assert_allclose((volume.affine @ [5, 6, 7, 1])[:3], itk_point(tmp_path / name, (5, 6, 7)), atol=1e-4)
+        np.testing.assert_allclose(
+            (volume.affine @ [5, 6, 7, 1])[:3], itk_point(tmp_path / name, (5, 6, 7)), atol=1e-4
+        )
 
 
 def test_the_content_and_not_the_name_says_what_a_file_is(tmp_path: Path) -> None:
@@ -112,7 +120,9 @@ def test_every_unusable_kind_of_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.97])
-def test_a_truncated_file_is_found_without_reading_a_whole_pool(tmp_path: Path, extension: str, keep: float) -> None:
+def test_a_truncated_file_is_found_without_reading_a_whole_pool(
+    tmp_path: Path, extension: str, keep: float
+) -> None:
     path = tmp_path / f"t{extension}"
     write_map(path, np.random.default_rng(1).random((20, 20, 20)).astype(np.float32), OBLIQUE)
     assert check_complete(path).shape == (20, 20, 20)

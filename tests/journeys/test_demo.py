@@ -92,6 +92,15 @@ def test_a_server_that_starts_no_round_is_not_waited_for_in_vain(scripted: DemoS
         scripted.wait_for_round({"b"}, lambda entry: None, idle_s=0.5)
 
 
+def test_without_a_new_label_the_last_finished_round_counts(scripted: DemoSession) -> None:
+    Script.states = [state("running", "a"), state("done", "a")]
+    finished = scripted.wait_for_round(set(), lambda entry: None)
+    assert finished is not None
+    assert finished["status"] == "done"
+    Script.states = [state("failed", "a")]
+    assert scripted.wait_for_round(set(), lambda entry: None) is None
+
+
 def test_an_absent_server_is_named_with_what_to_do(cohort: Path, tmp_path: Path, capsys: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     line = ["--server", url, "--studies", str(cohort / "studies"), "--out", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""One real server on a generated studies folder, shared by the journeys; phantoms of a bright ball in noise."""
+"""Real servers on generated studies folders, shared by the journeys; phantoms of a bright ball in noise."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
+APP = ROOT / "apps" / "ugmcl_app"
 SHAPE = (24, 20, 16)
 START_SECONDS = 120
 
@@ -60,7 +61,8 @@ class Server:
     log: Path
     cases: list[str]
     process: subprocess.Popen[bytes]
-    before_model: dict[str, requests.Response] = field(default_factory=dict)
+    app_before: set[str]
+    versions: list[str] = field(default_factory=list)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=60, **options)
@@ -81,7 +83,10 @@ class Server:
     def files(self) -> dict[str, tuple[int, int]]:
         """Every file of the project, without the workspace, with size and time of change."""
         found = (path for path in self.studies.rglob("*") if path.is_file() and ".ugmcl" not in path.parts)
-        return {str(path.relative_to(self.studies)): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+        return {
+            str(path.relative_to(self.studies)): (path.stat().st_size, path.stat().st_mtime_ns)
+            for path in found
+        }
 
 
 def free_port() -> int:
@@ -96,7 +101,7 @@ def command(*arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("UGMCL_", "MONAI_LABEL_"))}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "apps" / "ugmcl_app")])}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(APP)])}
 
 
 @contextlib.contextmanager
@@ -104,12 +109,15 @@ def running_server(folder: Path, cases: int, *options: str) -> Iterator[Server]:
     """Start a server on `cases` phantoms in `folder`; end it with Ctrl-C."""
     names = write_phantoms(folder / "studies", folder / "reference", cases)
     log, port = folder / "server-output.txt", free_port()
+    app_before = set(os.listdir(APP))
     arguments = command("serve", "--studies", str(folder / "studies"), "--port", str(port), *options)
     with log.open("wb") as output:
         process = subprocess.Popen(
             arguments, cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True
         )
-    server = Server(f"http://127.0.0.1:{port}", folder / "studies", folder / "reference", log, names, process)
+    server = Server(
+        f"http://127.0.0.1:{port}", folder / "studies", folder / "reference", log, names, process, app_before
+    )
     try:
         wait_until_up(server)
         yield server
@@ -134,34 +142,59 @@ def wait_until_up(server: Server) -> None:
     raise AssertionError(f"the server did not start:\n{server.log.read_text()[-3000:]}")
 
 
-def wait_for_rounds(server: Server, seconds: float = 90) -> list[dict[str, Any]]:
-    """Wait until no round is queued or running, and return all of them."""
-    deadline = time.monotonic() + seconds
-    while True:
-        rounds = server.get("/rounds").json()["rounds"]
-        if rounds and all(entry["status"] not in ("queued", "running") for entry in rounds):
-            return list(rounds)
-        assert time.monotonic() < deadline, rounds
-        time.sleep(0.3)
+def add_models(studies: Path, count: int) -> list[str]:
+    """Put `count` small untrained models into the workspace, publish the last; return the versions."""
+    # In a process of its own: the server's tests must not load the app's modules into this one.
+    program = (
+        "import sys\n"
+        "from lib.registry import ModelRegistry\n"
+        "from lib.workspace import Workspace\n"
+        "from ugmcl.checkpoint import Checkpoint\n"
+        "from ugmcl.config import Config, NetworkConfig, PreprocessConfig\n"
+        "from ugmcl.network import DualTaskVNet\n"
+        "import torch\n"
+        "network = NetworkConfig(1, (4, 8, 8), (1, 1, 1))\n"
+        "config = Config(preprocess=PreprocessConfig((1.5, 1.5, 2.0), (16, 16, 16)), network=network)\n"
+        "registry = ModelRegistry(Workspace.of(sys.argv[1]))\n"
+        "for seed in range(int(sys.argv[2])):\n"
+        "    torch.manual_seed(seed)\n"
+        "    checkpoint = Checkpoint.of(DualTaskVNet(network), config)\n"
+        "    version = registry.add(checkpoint, f'r{seed}', None, {'seed': seed})\n"
+        "    registry.publish(version)\n"
+        "    print(version)\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program, str(studies), str(count)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stdout.split()
+
+
+# No round starts by itself: these tests are about the server, and a round would take the processor from them.
+QUIET = ("--conf", "min_labels", "100", "--conf", "device", "cpu", "--conf", "threads", "1")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with four phantoms that has made one model; what it answered before is in `before_model`."""
+    """A server with five phantoms, labels for the first two, two model versions, a body limit of 2 MiB."""
     folder = tmp_path_factory.mktemp("served")
-    options = ("--conf", "round_seconds", "5", "--conf", "debounce_s", "0.5", "--conf", "threads", "2")
-    with running_server(folder, 5, *options, "--max-body-mib", "2") as running:
-        case = running.cases[3]
-        running.before_model = {
-            "ready": running.get("/ready"),
-            "info": running.get("/info/"),
-            "infer": running.post(f"/infer/ugmcl?image={case}"),
-            "uncertainty": running.get(f"/uncertainty/{case}"),
-            "next": running.post("/activelearning/most_uncertain", json={}),
-            "train": running.post("/train/ugmcl", json={}),
-            "idle": running.get("/train/?check_if_running=true"),
-        }
-        assert running.submit(running.cases[0]).status_code == 200
-        assert running.submit(running.cases[1]).status_code == 200
-        wait_for_rounds(running)
+    (folder / "studies").mkdir()
+    versions = add_models(folder / "studies", 2)
+    with running_server(folder, 5, *QUIET, "--max-body-mib", "2") as running:
+        running.versions = versions
+        for case in running.cases[:2]:
+            answer = running.submit(case)
+            assert answer.status_code == 200, answer.text
+        yield running
+
+
+@pytest.fixture(scope="session")
+def empty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two phantoms, no label and no model, that a page on `http://viewer.example` may call."""
+    folder = tmp_path_factory.mktemp("empty")
+    with running_server(folder, 2, *QUIET, "--allow-origin", "http://viewer.example") as running:
         yield running

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
+
 from tests.server.conftest import SHAPE, Server, phantom
 
 CLIMBING = ["../../etc/passwd", "/etc/hostname", "..\\x", "._case", "a%00b", "x" * 300]
@@ -96,7 +97,17 @@ def test_unsafe_names_are_400_everywhere(unchanged: Server, method: str, path: s
     refused(requests.request(method, unchanged.url + path.format(name), files=files, timeout=30), 400)
 
 
-@pytest.mark.parametrize("path", ["/uncertainty/{}", "/infer/{}?image=case_03", "/activelearning/{}", "/session/{}", "/models/{}/publish", "/train/{}"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/uncertainty/{}",
+        "/infer/{}?image=case_03",
+        "/activelearning/{}",
+        "/session/{}",
+        "/models/{}/publish",
+        "/train/{}",
+    ],
+)
 def test_unsafe_names_in_paths_are_400(unchanged: Server, path: str) -> None:
     for name in ("..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "..%5Cx", "._case", "%00"):
         method = "GET" if path.startswith(("/uncertainty", "/session")) else "POST"
@@ -194,7 +205,9 @@ def test_unusable_images_are_422_as_upload_and_as_new_image(unchanged: Server, c
         refused(requests.request(method, unchanged.url + path, files=files, timeout=30), 422)
 
 
-@pytest.mark.parametrize(("name", "status"), [("../../a.nii.gz", 400), ("a.exe", 422), ("a.zip", 422), ("._a.nii.gz", 400)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("../../a.nii.gz", 400), ("a.exe", 422), ("a.zip", 422), ("._a.nii.gz", 400)]
+)
 def test_unsafe_and_foreign_file_names_are_refused(unchanged: Server, name: str, status: int) -> None:
     content = nifti(np.ones(SHAPE, np.uint8))
     refused(unchanged.put("/datastore/label?image=case_03", files=label_file(content, name)), status)

@@ -66,7 +66,9 @@ def test_ipv6_host_header_is_read_without_brackets_and_port() -> None:
     assert host_name("[::1]:8000") == "::1"
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8000", "http://127.0.0.1:8001"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:8000", "http://127.0.0.1:8001"]
+)
 def test_a_foreign_page_may_not_change_anything(client: TestClient, origin: str) -> None:
     answer = client.post("/body", json={}, headers={"origin": origin})
     assert answer.status_code == 403
@@ -83,7 +85,9 @@ def test_a_foreign_page_that_only_reads_gets_no_permission_to_see_the_answer(cli
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize(("origin", "host"), [("http://a", "a:80"), ("HTTP://A:80", "a"), ("http://[::1]:1", "[::1]:1")])
+@pytest.mark.parametrize(
+    ("origin", "host"), [("http://a", "a:80"), ("HTTP://A:80", "a"), ("http://[::1]:1", "[::1]:1")]
+)
 def test_default_ports_count_as_the_same_origin(origin: str, host: str) -> None:
     assert is_same_origin(origin.lower(), "http", host)
 
@@ -136,7 +140,9 @@ def test_a_form_streamed_without_its_length_is_counted(client: TestClient) -> No
         (lambda c: c.get("/cases/broken"), 500),
     ],
 )
-def test_every_error_is_one_sentence(client: TestClient, call: Callable[[TestClient], object], status: int) -> None:
+def test_every_error_is_one_sentence(
+    client: TestClient, call: Callable[[TestClient], object], status: int
+) -> None:
     answer = call(client)
     assert answer.status_code == status  # type: ignore[attr-defined]
     sentence(answer)
@@ -152,7 +158,9 @@ def test_a_failure_is_logged_with_its_place_and_without_what_it_said(
     assert "/cases/{case}" in caplog.text
 
 
-def test_requests_are_logged_by_route_not_by_case(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_are_logged_by_route_not_by_case(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "server.request_log"):
         client.get("/cases/Jane_Doe?number=3")
     assert "Jane" not in caplog.text
@@ -166,4 +174,7 @@ def test_a_validation_error_does_not_repeat_the_body(client: TestClient) -> None
 def test_extra_keys_of_a_refusal_are_kept_beside_the_sentence() -> None:
     error = HTTPException(409, detail="No model yet.")
     assert refusal.error_body(error.detail, {"labeled": 0}) == {"detail": "No model yet.", "labeled": 0}
-    assert json.dumps(refusal.error_body({"detail": "No.", "labels_needed": 2})) == '{"detail": "No.", "labels_needed": 2}'
+    assert (
+        json.dumps(refusal.error_body({"detail": "No.", "labels_needed": 2}))
+        == '{"detail": "No.", "labels_needed": 2}'
+    )

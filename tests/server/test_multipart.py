@@ -22,7 +22,13 @@ def send(response: Any) -> tuple[dict[str, str], bytes]:
         await asyncio.sleep(10)
         return {"type": "http.disconnect"}
 
-    scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}, "extensions": {}}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [],
+        "asgi": {"spec_version": "2.4"},
+        "extensions": {},
+    }
     asyncio.run(response(scope, receive, collect))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return headers, b"".join(message.get("body", b"") for message in sent[1:])
@@ -57,7 +63,11 @@ def test_result_files_are_removed_also_when_the_client_hangs_up(kind: str, files
     def remove() -> None:
         files[0].unlink()
 
-    reply = multipart_reply({}, [("image", files[0])], remove) if kind == "multipart" else file_reply(files[0], "a/b", remove)
+    reply = (
+        multipart_reply({}, [("image", files[0])], remove)
+        if kind == "multipart"
+        else file_reply(files[0], "a/b", remove)
+    )
 
     async def gone(message: object) -> None:
         raise OSError
@@ -66,7 +76,13 @@ def test_result_files_are_removed_also_when_the_client_hangs_up(kind: str, files
         return {"type": "http.disconnect"}
 
     async def run() -> None:
-        scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}, "extensions": {}}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "headers": [],
+            "asgi": {"spec_version": "2.4"},
+            "extensions": {},
+        }
         await reply(scope, receive, gone)  # type: ignore[arg-type]
 
     with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the framework's business

@@ -5,7 +5,21 @@ from starlette.exceptions import HTTPException
 
 from server.names import known, safe_name, safe_tag, shown, upload_basename, upload_suffix
 
-UNSAFE = ["", " ", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:\\x", ".hidden", "._case", "a\0b", "a\nb", "x" * 181]
+UNSAFE = [
+    "",
+    " ",
+    "..",
+    "../x",
+    "a/b",
+    "/etc/passwd",
+    "a\\b",
+    "C:\\x",
+    ".hidden",
+    "._case",
+    "a\0b",
+    "a\nb",
+    "x" * 181,
+]
 
 
 def refused(call: object, *arguments: object) -> HTTPException:
@@ -31,7 +45,12 @@ def test_only_the_two_label_tags_are_kept(tag: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [("a.nii.gz", ".nii.gz"), ("a.NII", ".nii"), ("b.x.nrrd", ".nrrd"), ("/tmp/on/the/client/a.nii.gz", ".nii.gz")],
+    [
+        ("a.nii.gz", ".nii.gz"),
+        ("a.NII", ".nii"),
+        ("b.x.nrrd", ".nrrd"),
+        ("/tmp/on/the/client/a.nii.gz", ".nii.gz"),
+    ],
 )
 def test_an_upload_gives_only_its_suffix(name: str, suffix: str) -> None:
     assert upload_suffix(name) == suffix

@@ -41,7 +41,9 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     assert (settings.port, settings.conf) == (8200, {"min_labels": "2"})
 
 
-@pytest.mark.parametrize("origin", ["*", "viewer.example", "http://viewer.example/page", "ftp://viewer.example"])
+@pytest.mark.parametrize(
+    "origin", ["*", "viewer.example", "http://viewer.example/page", "ftp://viewer.example"]
+)
 def test_only_whole_origins_are_accepted(origin: str) -> None:
     with pytest.raises(ValidationError, match="is not an origin"):
         ServerSettings(cors_origins=origin)
@@ -88,11 +90,18 @@ def test_a_workspace_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
         (["serve", "--port", "many"], "port was given as 'many'"),
         (["train", "--studies", "/does/not/exist"], "/does/not/exist does not exist"),
         (["predict", "--model", "nothing.pt", "--input", ".", "--output", "out"], "no model file nothing.pt"),
-        (["predict", "--model", "v1", "--studies", ".", "--input", ".", "--output", "out"], "versions kept there: none"),
+        (
+            ["predict", "--model", "v1", "--studies", ".", "--input", ".", "--output", "out"],
+            "versions kept there: none",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_and_exit_code_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2

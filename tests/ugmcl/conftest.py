@@ -1,4 +1,4 @@
-"""One CPU thread for every test of the method: the machine is shared, and results do not depend on its cores."""
+"""One CPU thread for every test of the method: the machine is shared."""
 
 from collections.abc import Iterator
 

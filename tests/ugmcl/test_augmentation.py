@@ -74,7 +74,9 @@ def test_a_volume_of_the_patch_size_has_one_position(offset: str) -> None:
 
 @pytest.mark.parametrize(("padding", "fill"), [("minimum", -3.0), ("zero", 0.0)])
 @pytest.mark.parametrize("augmentation", ["none", "full"])
-def test_a_smaller_volume_is_surrounded_by_the_configured_value(padding: str, fill: float, augmentation: str) -> None:
+def test_a_smaller_volume_is_surrounded_by_the_configured_value(
+    padding: str, fill: float, augmentation: str
+) -> None:
     image = torch.full((1, 4, 4, 4), 2.0)
     image[0, 1, 1, 1] = -3.0
     volume = PreparedVolume(image, torch.ones(4, 4, 4, dtype=torch.uint8), torch.full((1, 4, 4, 4), -0.5))
@@ -132,7 +134,9 @@ def test_foreground_crops_always_hold_foreground(augmentation: str) -> None:
 
 
 def test_the_same_seed_cuts_the_same_patch() -> None:
-    patches = [cut_patch(ball_volume(), SIZE, TrainConfig(), "minimum", np.random.default_rng(4)) for _ in range(2)]
+    patches = [
+        cut_patch(ball_volume(), SIZE, TrainConfig(), "minimum", np.random.default_rng(4)) for _ in range(2)
+    ]
     assert torch.equal(patches[0].image, patches[1].image)
 
 
@@ -142,10 +146,14 @@ def test_full_augmentation_mirrors_only_the_configured_axes() -> None:
     image[:, :, 12:] = 1.0
     volume, rng = PreparedVolume(image), np.random.default_rng(0)
     none = TrainConfig(augmentation="full", flip_axes=())
-    sides = {bool(cut_patch(volume, (24, 24, 24), none, "zero", rng).image[0, 12, 20, 12] > 0.5) for _ in range(20)}
+    sides = {
+        bool(cut_patch(volume, (24, 24, 24), none, "zero", rng).image[0, 12, 20, 12] > 0.5) for _ in range(20)
+    }
     assert sides == {True}
     back = TrainConfig(augmentation="full", flip_axes=(1,))
-    sides = {bool(cut_patch(volume, (24, 24, 24), back, "zero", rng).image[0, 12, 20, 12] > 0.5) for _ in range(20)}
+    sides = {
+        bool(cut_patch(volume, (24, 24, 24), back, "zero", rng).image[0, 12, 20, 12] > 0.5) for _ in range(20)
+    }
     assert sides == {True, False}
 
 

@@ -45,7 +45,10 @@ class Payload:
 
 
 def test_a_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, write in (("torch.pt", torch.save), ("pickle.pt", lambda o, f: Path(f).write_bytes(pickle.dumps(o)))):
+    for name, write in (
+        ("torch.pt", torch.save),
+        ("pickle.pt", lambda o, f: Path(f).write_bytes(pickle.dumps(o))),
+    ):
         write({"format": "ugmcl-checkpoint-1", "config": Payload()}, tmp_path / name)
         with pytest.raises(ValueError, match="not a readable model file"):
             load_checkpoint(tmp_path / name)
@@ -54,7 +57,15 @@ def test_a_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     "junk",
-    [b"", b"no model", bytes(range(256)) * 40, b"PK\x03\x04" + b"\0" * 100, b"\x80\x02}q\x00.", b"{\"a\": 1}", b"\x1f\x8b"],
+    [
+        b"",
+        b"no model",
+        bytes(range(256)) * 40,
+        b"PK\x03\x04" + b"\0" * 100,
+        b"\x80\x02}q\x00.",
+        b'{"a": 1}',
+        b"\x1f\x8b",
+    ],
 )
 def test_junk_is_refused_with_a_sentence(junk: bytes, tmp_path: Path) -> None:
     (tmp_path / "junk.pt").write_bytes(junk)
@@ -75,7 +86,9 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut(checkpoint: Checkpoint,
 @pytest.mark.parametrize("other", [[1, 2], {"format": "other"}, {"state": {}}, torch.zeros(2)])
 def test_another_programs_file_is_refused(other: object, tmp_path: Path) -> None:
     torch.save(other, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt is not a ugmcl-checkpoint-1 file; .* choose another file"):
+    with pytest.raises(
+        ValueError, match=r"other\.pt is not a ugmcl-checkpoint-1 file; .* choose another file"
+    ):
         load_checkpoint(tmp_path / "other.pt")
 
 

@@ -7,7 +7,15 @@ import pytest
 
 from tests.ugmcl.toy_scans import tiny_config
 from ugmcl import preset
-from ugmcl.config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, replace
+from ugmcl.config import (
+    Config,
+    InferConfig,
+    LossConfig,
+    NetworkConfig,
+    PreprocessConfig,
+    TrainConfig,
+    replace,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,9 @@ def test_whole_numbers_stand_for_decimals_but_not_the_reverse() -> None:
         ("preprocess", "spacing_mm", [1, "x", 1], "config.preprocess.spacing_mm is 'x'; it must be a number"),
     ],
 )
-def test_plain_data_that_does_not_fit_is_refused_by_name(section: str, name: str, value: Any, words: str) -> None:
+def test_plain_data_that_does_not_fit_is_refused_by_name(
+    section: str, name: str, value: Any, words: str
+) -> None:
     plain = Config().to_dict()
     plain[section][name] = value
     with pytest.raises(ValueError, match=words):
@@ -57,7 +67,7 @@ def test_plain_data_that_does_not_fit_is_refused_by_name(section: str, name: str
 def test_a_section_must_be_a_table_and_known() -> None:
     with pytest.raises(ValueError, match=r"config\.train is 3"):
         Config.from_dict({"train": 3})
-    with pytest.raises(ValueError, match="config has no trian; it has .*train"):
+    with pytest.raises(ValueError, match=r"config has no trian; it has .*train"):
         Config.from_dict({"trian": {}})
 
 

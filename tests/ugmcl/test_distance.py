@@ -70,7 +70,9 @@ def test_inverting_the_mask_negates_the_map(mask: NDArray[np.bool_]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(mask=masks(), axis=st.integers(0, 2))
 def test_mirroring_commutes_with_the_map(mask: NDArray[np.bool_], axis: int) -> None:
-    assert (signed_distance_map(np.flip(mask, axis), 8.0) == np.flip(signed_distance_map(mask, 8.0), axis)).all()
+    assert (
+        signed_distance_map(np.flip(mask, axis), 8.0) == np.flip(signed_distance_map(mask, 8.0), axis)
+    ).all()
 
 
 def test_the_published_map_scales_each_side_by_its_own_maximum_and_zeroes_the_inner_boundary() -> None:

@@ -99,7 +99,9 @@ def test_a_right_distance_map_agrees_with_a_right_segmentation() -> None:
     assert intra.item() == pytest.approx(0.0, abs=1e-12)
     assert cross.item() == pytest.approx(0.0, abs=1e-6)
     upside_down = output._replace(sdm=-output.sdm)
-    assert consistency_terms(upside_down, probs, output.sdm, voxels([1.0, 1.0]), LossConfig())[1].item() > 0.99
+    assert (
+        consistency_terms(upside_down, probs, output.sdm, voxels([1.0, 1.0]), LossConfig())[1].item() > 0.99
+    )
 
 
 def test_the_uncertainty_guides_the_cross_task_term_only_where_asked() -> None:

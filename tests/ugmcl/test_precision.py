@@ -35,7 +35,7 @@ def test_the_probe_measures_shallow_and_deep_networks(levels: int) -> None:
     stride = 2 ** (levels - 1)
     config = tiny_config(
         network={"filters": (2,) * levels, "convolutions": (1,) * levels},
-        preprocess={"patch": (2 * stride if stride > 4 else 16,) * 3},
+        preprocess={"patch": (2 * stride if stride > 4 else 16, max(stride, 16), max(stride, 16))},
     )
     assert choose_precision(config, "cpu", repeats=1).measured_ms["fp32"] > 0
 

@@ -78,7 +78,10 @@ def test_the_working_axes_run_to_the_right_the_front_and_up(seed: int) -> None:
     affine = oblique(np.random.default_rng(seed), (1.0, 2.0, 3.0))
     axes, flips = orientation(affine)
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    along = [directions[i, axis] * (-1 if flip else 1) for i, (axis, flip) in enumerate(zip(axes, flips, strict=True))]
+    along = [
+        directions[i, axis] * (-1 if flip else 1)
+        for i, (axis, flip) in enumerate(zip(axes, flips, strict=True))
+    ]
     assert min(along) >= 0
     best = max(sum(abs(directions[i, p[i]]) for i in range(3)) for p in itertools.permutations(range(3)))
     assert sum(along) == pytest.approx(best)
@@ -93,8 +96,16 @@ def test_spacing_follows_its_axis() -> None:
 
 
 def test_spacings_within_one_percent_are_not_resampled() -> None:
-    assert working_grid(Volume(np.zeros((50, 50, 50)), np.diag([1.009, 1, 0.991, 1])), NATIVE).shape == (50, 50, 50)
-    assert working_grid(Volume(np.zeros((50, 50, 50)), np.diag([1.02, 1, 0.5, 1])), NATIVE).shape == (51, 50, 25)
+    assert working_grid(Volume(np.zeros((50, 50, 50)), np.diag([1.009, 1, 0.991, 1])), NATIVE).shape == (
+        50,
+        50,
+        50,
+    )
+    assert working_grid(Volume(np.zeros((50, 50, 50)), np.diag([1.02, 1, 0.5, 1])), NATIVE).shape == (
+        51,
+        50,
+        25,
+    )
 
 
 @pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (1.5, 0.8, 2.5), (3.0, 1.0, 0.7)])
@@ -121,7 +132,10 @@ def test_resampling_keeps_the_center_of_mass() -> None:
     values, grid = preprocess_image(Volume(image, np.diag([2.0, 2.0, 2.0, 1.0])), NATIVE)
     positive = (values[0] - values.min()).double()
     position = torch.arange(40).double()
-    center = [(positive.sum(tuple(o for o in range(3) if o != a)) * position).sum() / positive.sum() for a in range(3)]
+    center = [
+        (positive.sum(tuple(o for o in range(3) if o != a)) * position).sum() / positive.sum()
+        for a in range(3)
+    ]
     assert [float(c) for c in center] == pytest.approx([2 * c + 0.5 for c in (5.5, 11.5, 13.5)], abs=1e-4)
     assert grid.shape == (40, 40, 40)
 

@@ -12,7 +12,9 @@ LEFT_ATRIUM = ([(200, 150, 88)] * 3, [(0.625, 0.625, 0.625)] * 3)
 THICK_SLICES = ([(256, 256, 14)] * 2, [(1.5, 1.5, 8.0)] * 2)
 
 
-@pytest.mark.parametrize("scans", [HIPPOCAMPUS, LEFT_ATRIUM, THICK_SLICES, ([(12, 10, 9)], [(1.0, 1.0, 1.0)])])
+@pytest.mark.parametrize(
+    "scans", [HIPPOCAMPUS, LEFT_ATRIUM, THICK_SLICES, ([(12, 10, 9)], [(1.0, 1.0, 1.0)])]
+)
 @pytest.mark.parametrize(("device", "limit"), [("cpu", CPU_PATCH_VOXELS), ("cuda", GPU_PATCH_VOXELS)])
 def test_the_default_patch_fits_the_device_and_the_network(
     scans: tuple[list[tuple[int, int, int]], list[tuple[float, float, float]]], device: str, limit: int
@@ -55,7 +57,12 @@ def test_the_paper_preset_has_the_papers_values() -> None:
     assert (config.loss.rampup_fraction, config.loss.threshold_start) == (1.0, 0.75)
     assert (config.loss.sdm_convention, config.loss.sharpness) == ("published", 1500.0)
     train = config.train
-    assert (train.steps, train.optimizer, train.learning_rate, train.weight_decay) == (6000, "sgd", 0.01, 1e-4)
+    assert (train.steps, train.optimizer, train.learning_rate, train.weight_decay) == (
+        6000,
+        "sgd",
+        0.01,
+        1e-4,
+    )
     assert (train.labeled_batch, train.unlabeled_batch, train.mc_samples) == (2, 2, 8)
     assert (train.ema_decay, train.mc_stream, train.perturbation) == (0.99, "all", "none")
     assert (train.augmentation, train.crop_offset) == ("published", "published")

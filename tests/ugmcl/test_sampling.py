@@ -86,7 +86,7 @@ def test_a_missing_file_is_set_aside_too() -> None:
     ("label", "words"),
     [
         (np.zeros((24, 24, 23), np.uint8), r"\(24, 24, 23\).*\(24, 24, 24\)"),
-        (np.full((24, 24, 24), 3, np.uint8), "values from 3 to 3; allowed: 0 to 1"),
+        (np.full((24, 24, 24), 3, np.uint8), "values 3 to 3; allowed: 0 to 1"),
         (None, "'a' has no label"),
     ],
 )
@@ -103,7 +103,9 @@ def test_the_streams_have_their_sizes_and_targets(convention: str) -> None:
     config = tiny_config(
         2, train={"labeled_batch": 3, "unlabeled_batch": 2}, loss={"sdm_convention": convention}
     )
-    sampler = TwoStreamSampler(labeled("a"), unlabeled("b", "c"), BallStudy(2), config, np.random.default_rng(0))
+    sampler = TwoStreamSampler(
+        labeled("a"), unlabeled("b", "c"), BallStudy(2), config, np.random.default_rng(0)
+    )
     batch = sampler.labeled_batch()
     assert batch.image.shape == (3, 1, 16, 16, 16)
     assert batch.label.shape == (3, 16, 16, 16)

@@ -1,15 +1,16 @@
 """Schedules at stated steps, against the table of the method's notes and hand-computed values."""
 
 import pytest
+import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-import torch
 from ugmcl.schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
 
 
 @pytest.mark.parametrize(
-    ("step", "weight"), [(0, 0.00067), (1500, 0.0060), (3000, 0.0287), (4500, 0.0732), (6000, 0.1), (9000, 0.1)]
+    ("step", "weight"),
+    [(0, 0.00067), (1500, 0.0060), (3000, 0.0287), (4500, 0.0732), (6000, 0.1), (9000, 0.1)],
 )
 def test_the_consistency_weight_follows_the_squared_gaussian(step: int, weight: float) -> None:
     assert 0.1 * gaussian_rampup(step, 6000) == pytest.approx(weight, abs=6e-5)
@@ -37,7 +38,9 @@ def test_the_one_cycle_rate_rises_to_its_peak_and_falls_to_almost_nothing() -> N
 def test_the_one_cycle_rate_has_the_shape_of_torchs() -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     steps = 200
-    theirs = OneCycleLR(optimizer, 1.0, total_steps=steps + 1, pct_start=31 / (steps + 1), final_div_factor=1e4 / 25)
+    theirs = OneCycleLR(
+        optimizer, 1.0, total_steps=steps + 1, pct_start=31 / (steps + 1), final_div_factor=1e4 / 25
+    )
     for step in range(steps):
         assert one_cycle_factor(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
@@ -49,6 +52,8 @@ def test_the_shortest_rounds_have_a_positive_rate(steps: int) -> None:
     assert all(0 < one_cycle_factor(step, steps) <= 1 for step in range(steps))
 
 
-@pytest.mark.parametrize(("step", "factor"), [(0, 1), (2499, 1), (2500, 0.1), (4999, 0.1), (5000, 0.01), (5999, 0.01)])
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 1), (2499, 1), (2500, 0.1), (4999, 0.1), (5000, 0.01), (5999, 0.01)]
+)
 def test_the_published_rate_drops_tenfold_at_2500_and_5000_of_6000(step: int, factor: float) -> None:
     assert step_decay_factor(step, 6000) == pytest.approx(factor)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ugmcl.toy_scans import tiny_config
 from ugmcl.network import DualTaskVNet
 from ugmcl.uncertainty import (
     BAND_NAMES,
@@ -19,7 +20,6 @@ from ugmcl.uncertainty import (
     summarize,
     top_slices,
 )
-from tests.ugmcl.toy_scans import tiny_config
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -45,11 +45,15 @@ def test_the_mask_keeps_voxels_below_the_threshold_and_soft_weights_keep_all() -
 
 @pytest.mark.parametrize("classes", [1, 2])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
-def test_passes_that_share_the_encoder_equal_full_passes_under_the_same_masks(norm: str, classes: int) -> None:
+def test_passes_that_share_the_encoder_equal_full_passes_under_the_same_masks(
+    norm: str, classes: int
+) -> None:
     torch.manual_seed(0)
     network = DualTaskVNet(tiny_config(classes, network={"norm": norm}).network).eval()
     image = torch.randn(2, 1, 16, 16, 16)
-    shared = stochastic_passes(network, network.encode(image), 5, torch.Generator().manual_seed(3))
+    shared = stochastic_passes(
+        network, network.encode(image), 5, torch.Generator().manual_seed(3), entropies=True
+    )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         outputs = []
@@ -66,7 +70,7 @@ def test_passes_that_share_the_encoder_equal_full_passes_under_the_same_masks(no
 
 def test_the_mean_of_the_passes_is_at_least_as_uncertain_as_the_passes() -> None:
     network = DualTaskVNet(tiny_config().network).eval()
-    passes = stochastic_passes(network, network.encode(torch.randn(1, 1, 16, 16, 16)), 6)
+    passes = stochastic_passes(network, network.encode(torch.randn(1, 1, 16, 16, 16)), 6, entropies=True)
     assert (normalized_entropy(passes.probs) - passes.expected_entropy).min() >= -1e-6
 
 
@@ -109,7 +113,13 @@ def test_a_summary_is_plain_json_with_the_promised_keys() -> None:
     rng = np.random.default_rng(0)
     uncertainty, foreground = rng.random((2, 6, 7, 8)).astype(np.float32)
     plain = summarize(uncertainty, foreground, foreground > 0.5, "predictive_entropy", 8).to_dict()
-    assert set(json.loads(json.dumps(plain))) == {"score", "mean_foreground", "measure", "mc_samples", "top_slices"}
+    assert set(json.loads(json.dumps(plain))) == {
+        "score",
+        "mean_foreground",
+        "measure",
+        "mc_samples",
+        "top_slices",
+    }
     assert len(plain["top_slices"]) == 5
     assert plain["mean_foreground"] == pytest.approx(float(uncertainty[foreground > 0.5].mean()))
     assert all(0 < item["score"] <= 1 for item in plain["top_slices"])

@@ -17,11 +17,12 @@ from ugmcl.sampling import TrainingCase
 from ugmcl.volume import Volume
 
 FP32 = Precision("fp32", "cpu")
-"""Given to `fit` and `Predictor`, so that tests neither measure nor depend on the machine's fastest format."""
+"""Given to `fit` and `Predictor`, so that tests neither measure nor depend on the machine's fastest format.
+"""
 
 
 def tiny_config(classes: int = 1, **sections: dict[str, object]) -> Config:
-    """Two levels of 4 and 8 channels on 16-voxel patches; `sections` override values as in `config.replace`."""
+    """Two levels of 4 and 8 channels on 16-voxel patches; `sections` as in `config.replace`."""
     config = Config(
         tuple(f"organ{value}" for value in range(1, classes + 1)),
         "default",
@@ -37,7 +38,8 @@ def tiny_config(classes: int = 1, **sections: dict[str, object]) -> Config:
 def ball_case(
     name: str, classes: int = 1, edge: int = 24, affine: NDArray[np.float64] | None = None
 ) -> tuple[Volume, NDArray[np.uint8]]:
-    """A noisy bright ball (class 1), its upper half brighter still (class 2, if asked for), seeded by its name."""
+    """A noisy bright ball (class 1), its upper half brighter still (class 2, if asked for), seeded by its
+    name."""
     rng = np.random.default_rng([ord(letter) for letter in name])
     center = edge / 2 + rng.uniform(-2, 2, 3)
     x, y, z = np.indices((edge, edge, edge))

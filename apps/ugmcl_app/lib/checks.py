@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ugmcl.volume import Volume
 
 from .errors import Refusal, UnusableImage
@@ -66,12 +67,14 @@ def check_label(
         path: The submitted file.
         image: The scan it belongs to, or that scan's file.
         labels: The project's classes, `{name: value}`.
-        label_info: The meaning of each submitted value by name, `[{"name", "idx"}]`; None: the project's values.
+        label_info: The meaning of each submitted value by name, `[{"name", "idx"}]`; None: the project's
+            values.
         no_finding: Whether the expert says that nothing is there to segment.
         allow_empty: Whether an all-zero label needs no such word.
 
     Returns:
-        `(X, Y, Z)` in the image file's voxel order, the smallest unsigned type that holds every project value.
+        `(X, Y, Z)` in the image file's voxel order, the smallest unsigned type that holds every project
+        value.
 
     Raises:
         Refusal: 422, for each reason with its own sentence; for another grid also `expected_shape` and
@@ -172,9 +175,13 @@ def _whole_values(array: NDArray[Any]) -> list[int]:
         value = float(array.min())
         raise Refusal(422, f"The label holds the negative value {value:g}; allowed are whole numbers from 0.")
     if array.max() > 65535:
-        raise Refusal(422, f"The label holds the value {float(array.max()):g}; allowed are values up to 65535.")
+        raise Refusal(
+            422, f"The label holds the value {float(array.max()):g}; allowed are values up to 65535."
+        )
     present = np.zeros(65536, dtype=bool)
-    for plane in array:  # numpy turns an index array into 8 bytes a voxel: one plane at a time keeps that small
+    for (
+        plane
+    ) in array:  # numpy turns an index array into 8 bytes a voxel: one plane at a time keeps that small
         present[plane.astype(np.uint16)] = True
     return [int(value) for value in np.flatnonzero(present)]
 

@@ -1,8 +1,10 @@
-"""datastore: a folder of scans and labels behind MONAI Label's interface, where nothing is lost or half written.
+"""datastore: a folder of scans and labels behind MONAI Label's interface, where nothing is lost or half
+written.
 
-Differs from the stock `LocalDatastore` it derives from: one lock around every change, atomic files, no file watcher
-(a thread of our own compares listings, so network mounts work), names and labels checked before they reach the disk,
-and unusable files set aside with a reason instead of served. The file format, `datastore_v2.json`, is the stock one.
+Differs from the stock `LocalDatastore` it derives from: one lock around every change, atomic files, no file
+watcher (a thread of our own compares listings, so network mounts work), names and labels checked before they
+reach the disk, and unusable files set aside with a reason instead of served. The file format,
+`datastore_v2.json`, is the stock one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 RESCAN_PERIOD_S = 2.0
 START_CHECK_S = 5.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
+BACKGROUND_CHECK_S = 0.3
+"""Seconds of that reading in each period, so that training and inference keep the processor."""
 _OWN_KEYS = ("sha256", "name", "ts", "path")
 
 
@@ -75,10 +79,12 @@ class FolderDatastore(FolderView):
             image_id: A scan of this project.
             label_filename: The submitted file, NIfTI or NRRD.
             label_tag: `final` or `original`.
-            label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, and what else is kept.
+            label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, and what else is
+                kept.
 
         Raises:
-            Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see `check_label`.
+            Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see
+                `check_label`.
         """
         image_id, tag = safe_id(image_id), safe_tag(label_tag)
         info = self._params(label_info)
@@ -134,7 +140,7 @@ class FolderDatastore(FolderView):
         path = self._folder / (image_id + extension)
         with self._mutation():
             self._require_free(image_id, path, Path(image_filename))
-            write_file_atomic(path, lambda temporary: shutil.copyfile(image_filename, temporary))
+            write_file_atomic(path, lambda temporary: _copy(image_filename, temporary))
             self._remove_other_extensions(self._folder, image_id, extension)
             info |= {"ts": int(time.time()), "name": path.name}
             known = self._datastore.objects.setdefault(image_id, ImageLabelModel(image=DataModel()))
@@ -198,7 +204,8 @@ class FolderDatastore(FolderView):
         """Bring the datastore in line with the files.
 
         Args:
-            voxels_s: Seconds that may be spent on reading scans to their last voxel; the rest is for later calls.
+            voxels_s: Seconds that may be spent on reading scans to their last voxel; the rest is for later
+                calls.
         """
         with self._scan_lock:
             with self._lock:
@@ -207,7 +214,9 @@ class FolderDatastore(FolderView):
                     for tag in TAGS
                 }
             try:
-                scan = scan_pool(self._folder, self._findings, self.labels, self.allow_empty, recorded, voxels_s)
+                scan = scan_pool(
+                    self._folder, self._findings, self.labels, self.allow_empty, recorded, voxels_s
+                )
             except OSError as error:
                 # A network mount that is gone for a moment must not look like a project without scans.
                 logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
@@ -220,7 +229,7 @@ class FolderDatastore(FolderView):
     def _follow(self, period_s: float) -> None:
         while not self._stop.wait(period_s):
             try:
-                self.refresh(voxels_s=1.0)
+                self.refresh(voxels_s=BACKGROUND_CHECK_S)
             except Exception:
                 logger.exception("Following the studies folder failed; trying again.")
 
@@ -260,7 +269,8 @@ class FolderDatastore(FolderView):
             known.image.info["name"] = name
 
     def _take_labels(self, tag: str, scan: PoolScan) -> None:
-        """Add, update and remove labels of one tag; what was saved while the look was under way is left alone."""
+        """Add, update and remove labels of one tag; what was saved while the look was under way is left
+        alone."""
         for image_id, known in self._datastore.objects.items():
             recorded, found = known.labels.get(tag), scan.labels.get((tag, image_id))
             if found is not None:
@@ -294,11 +304,15 @@ class FolderDatastore(FolderView):
     def _require_free(self, image_id: str, path: Path, content: Path) -> None:
         known = self._object(image_id)
         if known is None and self._files_of(image_id):
-            raise Refusal(409, f"A file that was set aside has the id {image_id!r}; remove or rename it first.")
+            raise Refusal(
+                409, f"A file that was set aside has the id {image_id!r}; remove or rename it first."
+            )
         if known is not None and known.labels:
             same = self._image_path(image_id, known) == path and path.read_bytes() == content.read_bytes()
             if not same:
-                raise Refusal(409, f"Another image has the id {image_id!r} and labels; remove it or choose another id.")
+                raise Refusal(
+                    409, f"Another image has the id {image_id!r} and labels; remove it or choose another id."
+                )
 
     def _remove_other_extensions(self, folder: Path, stem: str, kept: str) -> None:
         for extension in EXTENSIONS:
@@ -317,3 +331,7 @@ class FolderDatastore(FolderView):
                 listener()
             except Exception:
                 logger.exception("A listener to label changes failed.")
+
+
+def _copy(source: str, target: Path) -> None:
+    shutil.copyfile(source, target)

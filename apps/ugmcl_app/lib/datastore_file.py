@@ -36,7 +36,9 @@ class DatastoreFile:
         except ValueError:
             kept = self._path.with_name(f"{NAME}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}")
             self._path.replace(kept)
-            logger.error("%s is damaged. It was kept as %s; scans and labels are found anew.", NAME, kept.name)
+            logger.error(
+                "%s is damaged. It was kept as %s; scans and labels are found anew.", NAME, kept.name
+            )
 
     def load_if_changed(self) -> LocalDatastoreModel | None:
         """The content if another process (or nobody yet in this one) has written it; else None."""
@@ -71,5 +73,9 @@ def _is_plain(image_id: str, found: ImageLabelModel) -> bool:
     """Whether an entry can only name files inside the project's folder."""
     with contextlib.suppress(Refusal):
         names = [found.image.ext, *(label.ext for label in found.labels.values())]
-        return bool(safe_id(image_id)) and all(ext in EXTENSIONS for ext in names) and set(found.labels) <= set(TAGS)
+        return (
+            bool(safe_id(image_id))
+            and all(ext in EXTENSIONS for ext in names)
+            and set(found.labels) <= set(TAGS)
+        )
     return False

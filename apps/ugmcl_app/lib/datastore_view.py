@@ -46,9 +46,13 @@ class FolderView(LocalDatastore):
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         tag = str(getattr(label_tag, "value", label_tag) or FINAL)
         with self._lock:
-            return [image_id for image_id in self.list_images() if tag in self._datastore.objects[image_id].labels]
+            return [
+                image_id for image_id in self.list_images() if tag in self._datastore.objects[image_id].labels
+            ]
 
-    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
         tag = str(getattr(label_tag, "value", label_tag) or FINAL)
         with self._lock:
             return [i for i in self.list_images() if tag not in self._datastore.objects[i].labels]
@@ -130,7 +134,11 @@ class FolderView(LocalDatastore):
         found = self._object(image_id)
         if found is None:
             aside = self._scan.set_aside.get(self._scan.hidden.get(image_id, ""))
-            why = f" Its file was set aside: {aside}" if aside else " See GET /datastore/?output=all for those it has."
+            why = (
+                f" Its file was set aside: {aside}"
+                if aside
+                else " See GET /datastore/?output=all for those it has."
+            )
             raise Refusal(404, f"There is no image {str(image_id)[:200]!r} in this project.{why}")
         return found
 
@@ -156,7 +164,9 @@ class FolderView(LocalDatastore):
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         # Called by the stock constructor, once.
         with FileLock(self._lock_file):
-            self._datastore = self._file.load_if_changed() or self._datastore
+            loaded = self._file.load_if_changed()
+            if loaded is not None:
+                self._datastore = loaded
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         # Called by the stock set_name and set_description.

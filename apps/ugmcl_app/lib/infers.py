@@ -1,4 +1,5 @@
-"""infers: the host's inference tasks: `ugmcl`, a segmentation with its uncertainty, and `ugmcl_uncertainty`."""
+"""infers: the host's inference tasks: `ugmcl`, a segmentation with its uncertainty, and
+`ugmcl_uncertainty`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -14,52 +14,18 @@ from urllib.parse import quote
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
+
 from ugmcl.checkpoint import load_checkpoint
 from ugmcl.inference import Predictor
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import BAND_NAMES, bands
 
 from .errors import Refusal, UnusableImage
+from .infer_options import DEFAULT_MC_SAMPLES, InferOptions
 from .maps import MapStore, StoredMap
 from .registry import ModelRegistry
 from .settings import AppSettings
-from .volumes import EXTENSIONS, read_header, read_volume, read_voxels, write_label, write_map
-
-DEFAULT_MC_SAMPLES = 8
-MAX_MC_SAMPLES = 64
-RESULT_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
-DEFAULT_EXTENSION = ".nii.gz"
-
-
-@dataclass(frozen=True)
-class InferOptions:
-    """What a client may ask of an inference, checked.
-
-    Attributes:
-        uncertainty: Whether the map is wanted as a file.
-        mc_samples: Monte Carlo passes, 1 to 64.
-        extension: Of the result files, one of `EXTENSIONS`.
-        dtype: Of the label, one of `RESULT_DTYPES`; None: uint8.
-    """
-
-    uncertainty: bool = False
-    mc_samples: int = DEFAULT_MC_SAMPLES
-    extension: str = DEFAULT_EXTENSION
-    dtype: str | None = None
-
-    @classmethod
-    def of(cls, request: dict[str, Any]) -> InferOptions:
-        """Read a request; keys it does not know are left to the host.
-
-        Raises:
-            Refusal: 422, naming the parameter and what is allowed.
-        """
-        return cls(
-            _boolean("uncertainty", request.get("uncertainty", False)),
-            _samples(request.get("mc_samples", DEFAULT_MC_SAMPLES)),
-            _extension(request.get("result_extension") or DEFAULT_EXTENSION),
-            _dtype(request.get("result_dtype")),
-        )
+from .volumes import read_header, read_volume, read_voxels, write_label, write_map
 
 
 class InferResult(NamedTuple):
@@ -113,8 +79,8 @@ class PublishedModel:
 class UGMCLInfer(InferTask):  # type: ignore[misc]
     """Segments a scan with the live model and says how unsure it is.
 
-    A request holds `image` (a file), `image_id` (its id in the datastore, absent for uploads), and the client's
-    `uncertainty`, `mc_samples`, `result_extension` and `result_dtype`.
+    A request holds `image` (a file), `image_id` (its id in the datastore, absent for uploads), and the
+    client's `uncertainty`, `mc_samples`, `result_extension` and `result_dtype`.
     """
 
     def __init__(self, model: PublishedModel, maps: MapStore, settings: AppSettings, labeled: Any) -> None:
@@ -153,7 +119,8 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
             raise Refusal(422, f"The image cannot be used. {error}") from error
         loaded = time.perf_counter()
         prediction = predictor.predict(volume, uncertainty=True, mc_samples=options.mc_samples)
-        assert prediction.uncertainty is not None and prediction.summary is not None
+        assert prediction.uncertainty is not None
+        assert prediction.summary is not None
         summary = prediction.summary.to_dict()
         predicted = time.perf_counter()
         if image_id is not None:
@@ -200,7 +167,8 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
         except UnusableImage as error:
             raise Refusal(422, f"The image cannot be used. {error}") from error
         prediction = predictor.predict(volume, uncertainty=True, mc_samples=DEFAULT_MC_SAMPLES)
-        assert prediction.uncertainty is not None and prediction.summary is not None
+        assert prediction.uncertainty is not None
+        assert prediction.summary is not None
         summary = prediction.summary.to_dict()
         return self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, wanted, summary)
 
@@ -210,8 +178,8 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
             labeled, needed = int(self._labeled()), self._settings.min_labels
             raise Refusal(
                 409,
-                f"There is no model yet: the first one is trained from {needed} final label(s), of which {labeled} "
-                "are here. Submit labels, or wait for the round that runs.",
+                f"There is no model yet: the first one is trained from {needed} final label(s), of which "
+                f"{labeled} are here. Submit labels, or wait for the round that runs.",
                 labeled=labeled,
                 labels_needed=needed,
             )
@@ -241,7 +209,8 @@ class UncertaintyBandsInfer(InferTask):  # type: ignore[misc]
         return str(result.label_file), result.params
 
     def run(self, request: dict[str, Any]) -> InferResult:
-        """Infer once, or turn the map kept of this case by the live model into bands; raises as `UGMCLInfer.run`."""
+        """Infer once, or turn the map kept of this case by the live model into bands; raises as
+        `UGMCLInfer.run`."""
         options = InferOptions.of(request)
         version, _ = self._segmentation._live()
         image, image_id = Path(request["image"]), request.get("image_id")
@@ -273,41 +242,3 @@ def temporary_file(extension: str) -> Path:
     handle, name = tempfile.mkstemp(prefix="ugmcl-", suffix=extension)
     os.close(handle)
     return Path(name)
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in ("true", "false"):  # a viewer's table of options holds text
-        return bool(value == "true")
-    raise Refusal(422, f"params.{name} is {_shown(value)}; allowed: true, false.")
-
-
-def _samples(value: Any) -> int:
-    number = value
-    if isinstance(value, str) and value.strip().isdecimal():
-        number = int(value)
-    whole = isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1
-    if not whole or not 1 <= number <= MAX_MC_SAMPLES:
-        raise Refusal(422, f"params.mc_samples is {_shown(value)}; allowed: whole numbers 1 to {MAX_MC_SAMPLES}.")
-    return int(number)
-
-
-def _extension(value: Any) -> str:
-    given = f".{value.strip().lstrip('.').lower()}" if isinstance(value, str) else value
-    if given not in EXTENSIONS:
-        raise Refusal(422, f"params.result_extension is {_shown(value)}; allowed: {', '.join(EXTENSIONS)}.")
-    return str(given)
-
-
-def _dtype(value: Any) -> str | None:
-    if value in (None, ""):
-        return None
-    if value not in RESULT_DTYPES:
-        raise Refusal(422, f"params.result_dtype is {_shown(value)}; allowed: {', '.join(RESULT_DTYPES)}.")
-    return str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -19,8 +19,8 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
 
     Args:
         values: Distinct non-zero values of the label.
-        labels: The project's classes, `{name: value}`. The default project, `{"foreground": 1}`, takes its one
-            segment under any name.
+        labels: The project's classes, `{name: value}`. The default project, `{"foreground": 1}`, takes its
+            one segment under any name.
         label_info: `[{"name", "idx"}]` as a viewer sends it, or None or empty: the values are the project's.
 
     Returns:
@@ -35,8 +35,8 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
         if unknown:
             raise Refusal(
                 422,
-                f"The label holds the value {_listed(unknown)}, which no class of this project has; allowed: 0 and "
-                f"{_classes(labels)}. Other values need label_info to say what each means.",
+                f"The label holds the value {_listed(unknown)}, which no class of this project has; allowed: "
+                f"0 and {_classes(labels)}. Other values need label_info to say what each means.",
             )
         return {value: value for value in values}
     names = _names_of_values(values, label_info)
@@ -47,13 +47,16 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
     if bands and not set(map(str.casefold, bands)) & set(map(str.casefold, labels)):
         raise Refusal(
             422,
-            f"The label holds the uncertainty bands {_listed(bands)}: delete the segments {', '.join(BAND_NAMES)} "
-            "first, then submit again. In an export they overwrite the organ wherever they overlap it.",
+            f"The label holds the uncertainty bands {_listed(bands)}: delete the segments "
+            f"{', '.join(BAND_NAMES)} first, then submit again. In an export they overwrite "
+            "the organ wherever they overlap it.",
         )
     return _project_values(values, names, labels)
 
 
-def _project_values(values: Sequence[int], names: Mapping[int, str], labels: Mapping[str, int]) -> dict[int, int]:
+def _project_values(
+    values: Sequence[int], names: Mapping[int, str], labels: Mapping[str, int]
+) -> dict[int, int]:
     by_name = {name.casefold(): value for name, value in labels.items()}
     unknown = [names[value] for value in values if names[value].casefold() not in by_name]
     if unknown and tuple(labels) == (DEFAULT_LABEL,):
@@ -61,14 +64,14 @@ def _project_values(values: Sequence[int], names: Mapping[int, str], labels: Map
             return {values[0]: labels[DEFAULT_LABEL]}
         raise Refusal(
             422,
-            f"The label has {len(values)} segments ({_listed([names[value] for value in values])}), and this project "
-            "has one class. Keep one segment, or start the app with --conf labels NAME1,NAME2.",
+            f"The label has {len(values)} segments ({_listed([names[value] for value in values])}), and this "
+            "project has one class. Keep one segment, or start the app with --conf labels NAME1,NAME2.",
         )
     if unknown:
         raise Refusal(
             422,
-            f"The label has a segment named {_listed(unknown)}; the classes of this project are {_classes(labels)}. "
-            "Rename or delete that segment, then submit again.",
+            f"The label has a segment named {_listed(unknown)}; the classes of this project are "
+            f"{_classes(labels)}. Rename or delete that segment, then submit again.",
         )
     return {value: by_name[names[value].casefold()] for value in values}
 
@@ -83,9 +86,12 @@ def _names_of_values(values: Sequence[int], label_info: Any) -> dict[int, str]:
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
             raise Refusal(422, f"{_FORM}; one of its entries has no text `name` or no number `idx`.")
         if not math.isfinite(value) or value != int(value) or int(value) in named:
-            raise Refusal(422, f"{_FORM}; `idx` must be whole and different for each entry, {value:g} is not.")
+            raise Refusal(
+                422, f"{_FORM}; `idx` must be whole and different for each entry, {value:g} is not."
+            )
         named[int(value)] = name.strip()
-    # 3D Slicer counts `idx` over all segments but exports only some ("background" is left out), as 1, 2, 3, ...
+    # 3D Slicer counts `idx` over all segments but exports only some ("background" is left out), as 1, 2, 3,
+    # ...
     # Where no value fits its own `idx`, that is what happened: the order of the entries is the meaning.
     in_order = {index + 1: name for index, (_, name) in enumerate(sorted(named.items()))}
     return in_order if set(values) - set(named) and set(values) <= set(in_order) else named

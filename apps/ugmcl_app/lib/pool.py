@@ -1,4 +1,5 @@
-"""pool: which files of a project's folder are usable, found out once per file and remembered in the workspace."""
+"""pool: which files of a project's folder are usable, found out once per file and remembered in the
+workspace."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class Finding:
 
 
 class PoolFindings:
-    """Remembers findings by file, so that a start with thousands of scans reads only what is new. Thread-safe."""
+    """Remembers findings by file, so that a start with thousands of scans reads only what is new.
+    Thread-safe."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -1,4 +1,5 @@
-"""pool_scan: one look at a project's folder: which scans and labels are usable, and which files are set aside."""
+"""pool_scan: one look at a project's folder: which scans and labels are usable, and which files are set
+aside."""
 
 from __future__ import annotations
 

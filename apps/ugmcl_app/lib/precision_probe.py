@@ -1,4 +1,5 @@
-"""precision_probe: which number format this machine is fastest with, measured at start for the project's network."""
+"""precision_probe: which number format this machine is fastest with, measured at start for the project's
+network."""
 
 from __future__ import annotations
 

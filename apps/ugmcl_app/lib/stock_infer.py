@@ -1,8 +1,8 @@
 """stock_infer: what the stock server's infer route lets a client do, narrowed to what the app allows.
 
-The stock route merges the client's `params` into the request *after* it has set `image` and `model`, and takes any
-existing path of the machine as an image. Our own server builds its requests itself; under the stock one (`monailabel
-start_server`) this guard in front of the route's function closes both doors.
+The stock route merges the client's `params` into the request *after* it has set `image` and `model`, and
+takes any existing path of the machine as an image. Our own server builds its requests itself; under the
+stock one (`monailabel start_server`) this guard in front of the route's function closes both doors.
 """
 
 from __future__ import annotations

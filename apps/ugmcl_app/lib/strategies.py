@@ -34,7 +34,8 @@ class UnlabeledStrategy(Strategy):  # type: ignore[misc]
             both null before a model has scored it; empty when every case has a final label.
         """
         for image_id in self.order(sorted(datastore.get_unlabeled_images())):
-            # The first time a scan is served, all of it is read: an unusable one is set aside, the next is tried.
+            # The first time a scan is served, all of it is read: an unusable one is set aside, the next is
+            # tried.
             if datastore.is_usable(image_id):
                 score = self._scores.get(image_id)
                 return {
@@ -48,8 +49,9 @@ class UnlabeledStrategy(Strategy):  # type: ignore[misc]
 class MostUncertain(UnlabeledStrategy):
     """The case that the newest model is least sure of.
 
-    A case that this model has not scored yet counts with its newest older score; one without any score comes after
-    all others. Before a first model no case has a score, and the order is that of the ids, as in `First`.
+    A case that this model has not scored yet counts with its newest older score; one without any score comes
+    after all others. Before a first model no case has a score, and the order is that of the ids, as in
+    `First`.
     """
 
     def __init__(self, scores: ScoreBoard) -> None:

@@ -1,7 +1,7 @@
 """volumes: scans, labels and maps as files: NIfTI (.nii, .nii.gz) and NRRD (.nrrd), told apart by content.
 
-The one place that knows file formats. Everything inside is `(X, Y, Z)` in the file's own voxel order with an affine
-from voxel index to RAS millimeters; NRRD's LPS space is converted on the way in and out.
+The one place that knows file formats. Everything inside is `(X, Y, Z)` in the file's own voxel order with an
+affine from voxel index to RAS millimeters; NRRD's LPS space is converted on the way in and out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import math
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel
 import nrrd
@@ -20,6 +20,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
+
 from ugmcl.volume import Volume
 
 from .errors import UnusableImage
@@ -28,7 +29,8 @@ from .workspace import write_bytes_atomic
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 """File names of scans and labels end in one of these; the first is how labels and maps are stored."""
 MAX_VOXELS = 2**31
-"""Larger headers are taken for damage: reading them would exhaust memory before the data proves them wrong."""
+"""Larger headers are taken for damage: reading them would exhaust memory before the data proves them
+wrong."""
 _BROKEN = (OSError, EOFError, zlib.error, ValueError, IndexError, KeyError, TypeError, OverflowError)
 _FORMATS = "a NIfTI (.nii, .nii.gz) or NRRD (.nrrd) volume"
 _LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -123,12 +125,15 @@ def read_volume(path: Path | str) -> Volume:
     if not np.isfinite(array).all():
         raise UnusableImage("The image holds NaN or infinite intensities; a scan has finite ones only.")
     if array.min() == array.max():
-        raise UnusableImage(f"The image is constant: every voxel is {float(array.flat[0]):g}, there is nothing to see.")
+        raise UnusableImage(
+            f"The image is constant: every voxel is {float(array.flat[0]):g}, there is nothing to see."
+        )
     return Volume(array, affine)
 
 
 def read_label(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """A label's voxels `(X, Y, Z)` in their file's type, and its affine; see `read_voxels` for what it raises."""
+    """A label's voxels `(X, Y, Z)` in their file's type, and its affine; see `read_voxels` for what it
+    raises."""
     return read_voxels(path)
 
 
@@ -197,9 +202,13 @@ def _require_volume(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None
     if min(shape) < 1:
         raise UnusableImage(f"The volume is {size} voxels: it is empty.")
     if min(shape) == 1:
-        raise UnusableImage(f"The volume is a single slice ({size} voxels); at least 2 along each axis are needed.")
+        raise UnusableImage(
+            f"The volume is a single slice ({size} voxels); at least 2 along each axis are needed."
+        )
     if math.prod(shape) > MAX_VOXELS:
-        raise UnusableImage(f"The header claims {size} voxels, more than {MAX_VOXELS}; it is damaged or too large.")
+        raise UnusableImage(
+            f"The header claims {size} voxels, more than {MAX_VOXELS}; it is damaged or too large."
+        )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise UnusableImage("The file gives no usable position: its affine is not invertible or not finite.")
 
@@ -243,13 +252,13 @@ def _nifti_bytes(header: FileHeader) -> int:
 
 def _nifti_voxels(path: Path, header: FileHeader) -> NDArray[Any]:
     expected = _nifti_bytes(header)
-    opened: BinaryIO = gzip.open(path) if header.extension == ".nii.gz" else path.open("rb")  # type: ignore[assignment]
-    with opened as stream:
-        content = stream.read(expected)
-        _require_bytes(len(content), expected)
-        # To the end, so that gzip compares its checksum; in pieces, so that a bomb fills no memory.
-        while header.extension == ".nii.gz" and stream.read(1 << 20):
-            pass
+    if header.extension == ".nii.gz":
+        with gzip.open(path) as compressed:
+            content = _inflate(compressed, expected)
+    else:
+        with path.open("rb") as stream:
+            content = stream.read(expected)
+    _require_bytes(len(content), expected)
     kind = nibabel.Nifti2Image if isinstance(header.source, nibabel.Nifti2Header) else nibabel.Nifti1Image
     return np.asanyarray(kind.from_bytes(content).dataobj)
 
@@ -259,7 +268,9 @@ def _nrrd_header(path: Path) -> FileHeader:
         source = nrrd.read_header(stream)
     if {"datafile", "data file"} & set(source):
         # A detached header may name any file of this machine.
-        raise UnusableImage("The NRRD keeps its voxels in another file; send one file with header and voxels.")
+        raise UnusableImage(
+            "The NRRD keeps its voxels in another file; send one file with header and voxels."
+        )
     shape = tuple(int(length) for length in source["sizes"])
     if len(shape) != 3:
         _require_volume(shape, np.eye(4))
@@ -316,7 +327,8 @@ def _nrrd_voxels(path: Path, header: FileHeader) -> NDArray[Any]:
 
 def _inflate(stream: Any, expected: int) -> bytes:
     content: bytes = stream.read(expected)
-    while stream.read(1 << 20):  # to the end, for the checksum; see _nifti_voxels
+    # To the end, so that the checksum is compared; in pieces, so that a bomb fills no memory.
+    while stream.read(1 << 20):
         pass
     return content
 

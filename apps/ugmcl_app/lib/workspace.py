@@ -1,4 +1,5 @@
-"""workspace: where the state of one project lives, and how a file is replaced without ever being half there."""
+"""workspace: where the state of one project lives, and how a file is replaced without ever being half
+there."""
 
 from __future__ import annotations
 
@@ -118,13 +119,14 @@ class Workspace:
         if in_use and isinstance(known, dict):
             if known.get("labels") != project["labels"]:
                 raise ValueError(
-                    f"The models in {self.root} were trained for the classes {', '.join(known.get('labels', []))}; "
-                    f"now {', '.join(labels)} was given. Start with the same labels, or with another workspace."
+                    f"The models in {self.root} were trained for the classes "
+                    f"{', '.join(known.get('labels', []))}; now {', '.join(labels)} was given. Start with "
+                    "the same labels, or with another workspace."
                 )
             if known.get("studies") != project["studies"]:
                 raise ValueError(
-                    f"The workspace {self.root} belongs to the studies in {known.get('studies')}, not {folder}. "
-                    "Give each project its own workspace."
+                    f"The workspace {self.root} belongs to the studies in {known.get('studies')}, not "
+                    f"{folder}. Give each project its own workspace."
                 )
         if known != project:
             write_json_atomic(self.project_file, project)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class PreparedVolume:
 
 @dataclass(frozen=True)
 class Patch:
-    """One training patch: `image (1, h, w, d)` float32, `label (h, w, d)` int64 and `sdm (F, h, w, d)` or None."""
+    """A training patch: `image (1, h, w, d)` float32, `label (h, w, d)` int64, `sdm (F, h, w, d)`."""
 
     image: Tensor
     label: Tensor | None
@@ -51,7 +51,11 @@ class Patch:
 
 
 def cut_patch(
-    volume: PreparedVolume, size: tuple[int, int, int], config: TrainConfig, padding: str, rng: np.random.Generator
+    volume: PreparedVolume,
+    size: tuple[int, int, int],
+    config: TrainConfig,
+    padding: str,
+    rng: np.random.Generator,
 ) -> Patch:
     """A random patch with the configured spatial augmentation; smaller volumes are padded evenly."""
     if config.augmentation == "full":
@@ -64,11 +68,19 @@ def _fill(volume: PreparedVolume, padding: str) -> float:
 
 
 def _centers_on_foreground(volume: PreparedVolume, config: TrainConfig, rng: np.random.Generator) -> bool:
-    return volume.foreground is not None and len(volume.foreground) > 0 and rng.random() < config.foreground_crops
+    return (
+        volume.foreground is not None
+        and len(volume.foreground) > 0
+        and rng.random() < config.foreground_crops
+    )
 
 
 def _cropped(
-    volume: PreparedVolume, size: tuple[int, int, int], config: TrainConfig, padding: str, rng: np.random.Generator
+    volume: PreparedVolume,
+    size: tuple[int, int, int],
+    config: TrainConfig,
+    padding: str,
+    rng: np.random.Generator,
 ) -> Patch:
     shape = volume.image.shape[1:]
     before = [max(0, (want - have) // 2) for want, have in zip(size, shape, strict=True)]
@@ -79,13 +91,18 @@ def _cropped(
     start = [int(rng.integers(0, max(1, r + last))) for r in room]
     if _centers_on_foreground(volume, config, rng) and volume.foreground is not None:
         voxel = volume.foreground[int(rng.integers(len(volume.foreground)))].tolist()
-        start = [int(np.clip(v + b - want // 2, 0, r)) for v, b, want, r in zip(voxel, before, size, room, strict=True)]
+        start = [
+            int(np.clip(v + b - want // 2, 0, r))
+            for v, b, want, r in zip(voxel, before, size, room, strict=True)
+        ]
     window = tuple(slice(s, s + want) for s, want in zip(start, size, strict=True))
     image = F.pad(volume.image, pads, value=_fill(volume, padding))[(slice(None), *window)]
     label = None if volume.label is None else F.pad(volume.label, pads)[window].long()
     sdm = None
     if volume.sdm is not None:
-        sdm = F.pad(volume.sdm[None].float(), pads, mode="replicate")[0][(slice(None), *window)]
+        sdm = F.pad(volume.sdm[None].float(), pads, mode="replicate")[0]
+        beyond = F.pad(torch.zeros(volume.sdm.shape[1:]), pads, value=1.0) > 0
+        sdm = torch.where(beyond, sdm.clamp_min(0.0), sdm)[(slice(None), *window)]
     return Patch(image, label, sdm)
 
 
@@ -113,13 +130,19 @@ def _turned(patch: Patch, config: TrainConfig, rng: np.random.Generator) -> Patc
 
 
 def _warped_patch(
-    volume: PreparedVolume, size: tuple[int, int, int], config: TrainConfig, padding: str, rng: np.random.Generator
+    volume: PreparedVolume,
+    size: tuple[int, int, int],
+    config: TrainConfig,
+    padding: str,
+    rng: np.random.Generator,
 ) -> Patch:
     """Crop, mirror, rotate and zoom in one interpolation, reading from the whole volume."""
     shape = np.array(volume.image.shape[1:], dtype=np.float64)
     zoom = float(rng.uniform(1 - ZOOM, 1 + ZOOM))
     mirror = np.array([-1.0 if axis in config.flip_axes and rng.random() < 0.5 else 1.0 for axis in range(3)])
-    matrix = _rotation(np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3))) @ np.diag(mirror) / zoom
+    matrix = (
+        _rotation(np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, 3))) @ np.diag(mirror) / zoom
+    )
     slack = np.maximum(0.0, (shape - np.array(size)) / 2)
     center = (shape - 1) / 2 + rng.uniform(-1, 1, 3) * slack
     if _centers_on_foreground(volume, config, rng) and volume.foreground is not None:
@@ -131,11 +154,23 @@ def _warped_patch(
     image = F.grid_sample(volume.image[None] - fill, grid, mode="bilinear", align_corners=True)[0] + fill
     label = sdm = None
     if volume.label is not None:
-        label = F.grid_sample(volume.label[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0].long()
+        label = F.grid_sample(volume.label[None, None].float(), grid, mode="nearest", align_corners=True)[
+            0, 0
+        ].long()
     if volume.sdm is not None:
-        sdm = F.grid_sample(volume.sdm[None].float(), grid, padding_mode="border", align_corners=True)[0]
-        sdm = (sdm * zoom).clamp(-1.0, 1.0)
+        sdm = _warped_sdm(volume.sdm, grid, zoom)
     return Patch(image, label, sdm)
+
+
+def _warped_sdm(sdm: Tensor, grid: Tensor, zoom: float) -> Tensor:
+    """Distances grow with the zoom, but a saturated value says "at least this far" and stays saturated.
+
+    Beyond the edge of the scan the nearest value continues, never below 0: the label is background there.
+    """
+    warped = F.grid_sample(sdm[None].float(), grid, padding_mode="border", align_corners=True)[0]
+    warped = torch.where(warped.abs() >= 0.999, warped, warped * zoom).clamp(-1.0, 1.0)
+    beyond = (grid[0].abs() > 1.0).any(dim=-1)
+    return torch.where(beyond, warped.clamp_min(0.0), warped)
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,8 +184,13 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrix
 
 
-def _sampling_grid(matrix: NDArray[np.float64], center: NDArray[np.float64], size: tuple[int, int, int], shape: NDArray[np.float64]) -> Tensor:
-    """Where each patch voxel lies in the volume, `(1, h, w, d, 3)` in grid_sample's order and [-1, 1] units."""
+def _sampling_grid(
+    matrix: NDArray[np.float64],
+    center: NDArray[np.float64],
+    size: tuple[int, int, int],
+    shape: NDArray[np.float64],
+) -> Tensor:
+    """Where patch voxels lie in the volume, `(1, h, w, d, 3)` in grid_sample's order and [-1, 1] units."""
     scale = 2.0 / np.maximum(shape - 1, 1)
     offset = matrix @ (-(np.array(size) - 1) / 2.0) + center
     theta = torch.from_numpy(np.hstack([matrix * scale[:, None], (offset * scale - 1.0)[:, None]])).float()
@@ -165,7 +205,7 @@ def _sampling_grid(matrix: NDArray[np.float64], center: NDArray[np.float64], siz
 
 
 def strong_intensity(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast +-20 %, brightness +-0.2 and noise of 0.15 standard deviations, per patch `(B, 1, H, W, D)` [M]."""
+    """Contrast +-20 %, brightness +-0.2, noise of 0.15 deviations, per patch `(B, 1, H, W, D)` [M]."""
     batch = image.shape[0]
 
     def uniform() -> Tensor:

@@ -152,8 +152,13 @@ def inference(
         return naive_inference(plain, image, config, config.infer.mc_samples, generator)
 
     timed = alternate(ours, theirs, pairs, device)
-    difference = max(float((a - b).abs().max()) for a, b in timed.results)
-    return {**timed.to_dict(), "output_difference": difference, "precision": shared_precision.name}
+    differences = [(a - b).abs() for a, b in timed.results]
+    return {
+        **timed.to_dict(),
+        "output_difference": max(float(one.max()) for one in differences),
+        "output_mean_difference": max(float(one.mean()) for one in differences),
+        "precision": shared_precision.name,
+    }
 
 
 def measure(size_name: str, device: str, report: Callable[[str], None]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import trainer
+from . import training_state, training_step
 from .config import Config, replace
 from .losses import consistency_terms, supervised_loss, total_loss
 from .precision import Precision
@@ -97,11 +97,11 @@ def shipped_step(config: Config, precision: Precision) -> Step:
     """Our training step exactly as a round runs it, at its last step, where all terms are active."""
     train = config.train
     cases = bench_cases(config.preprocess.patch, train.labeled_batch, train.unlabeled_batch)
-    run = trainer._start(config, None, precision, 0)
+    run = training_state.start(config, None, precision, 0)
     run.step = run.steps - 1
     labeled, unlabeled = cases[: train.labeled_batch], cases[train.labeled_batch :]
     sampler = TwoStreamSampler(labeled, unlabeled, load_ellipsoid, config, run.rng)
-    return lambda: float(trainer.train_step(run, sampler).total.detach())
+    return lambda: float(training_step.train_step(run, sampler).total.detach())
 
 
 def published_layout_step(config: Config, device: str) -> Step:

@@ -1,4 +1,4 @@
-"""checkpoint: a network's weights with all that is needed to use them, in one file that holds only plain data."""
+"""checkpoint: a network's weights with all that is needed to use them, in one file of plain data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Checkpoint:
     @classmethod
     def of(cls, network: DualTaskVNet, config: Config, **meta: Any) -> Checkpoint:
         """A snapshot of `network`, detached from it."""
-        state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
+        state = {
+            name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()
+        }
         return cls(config, state, dict(meta))
 
     def build(self) -> DualTaskVNet:
@@ -82,7 +84,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     except Exception as error:  # junk bytes make torch fail in many ways, none of them an error of ours
         raise ValueError(f"{path.name} is not a readable model file ({type(error).__name__}).") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise ValueError(f"{path.name} is not a {FORMAT} file; train a model with this program, or choose another file.")
+        raise ValueError(
+            f"{path.name} is not a {FORMAT} file; train a model with this program, or choose another file."
+        )
     missing = sorted({"config", "state", "meta"} - set(payload))
     if missing:
         raise ValueError(f"{path.name} is a damaged model file: it has no {', '.join(missing)}.")

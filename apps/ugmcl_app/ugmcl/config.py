@@ -1,9 +1,10 @@
-"""config: every number of the method, with its unit, range and source; presets; one way in and out as plain data.
+"""config: every number of the method, with its unit, range and source; in and out as plain data.
 
-Sources: **[P]** Zhang et al., "Uncertainty-guided mutual consistency learning for semi-supervised medical image
-segmentation", Artificial Intelligence in Medicine 2023 (arXiv 2112.02508v2); **[C]** the code its authors released;
-**[D]** the dual-task consistency code whose conventions [P] builds on; **[M]** measured by us, see docs/results.md.
-Where a flaw of [C] or [D] is mended, the option's other value, `"published"`, reproduces the published behavior.
+Sources: **[P]** Zhang et al., "Uncertainty-guided mutual consistency learning for semi-supervised medical
+image segmentation", Artificial Intelligence in Medicine 2023 (arXiv 2112.02508v2); **[C]** the code its
+authors released; **[D]** the dual-task consistency code whose conventions [P] builds on; **[M]** measured by
+us, see docs/results.md. Where a flaw of [C] or [D] is mended, the option's other value, `"published"`,
+reproduces the published behavior.
 """
 
 from __future__ import annotations
@@ -30,19 +31,24 @@ class PreprocessConfig:
     """How a scan becomes the network's input; used unchanged by training and inference."""
 
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Working voxel size in mm, axes R, A, S; > 0. Median of the project's scans, coarsened to fit the device."""
+    """Working voxel size in mm, axes R, A, S; > 0. Median of the project's scans, coarsened to fit the
+    device."""
     patch: tuple[int, int, int] = (48, 64, 48)
     """Training patch and inference window in working voxels; each a multiple of 2**(levels - 1)."""
     clip_percentiles: tuple[float, float] = (1.0, 99.0)
     """Intensities are clipped to these percentiles of the scan, in [0, 100] [M]; (0, 100) clips nothing."""
     padding: str = "minimum"
-    """What surrounds a scan smaller than the patch: "minimum" of the normalized scan, or "zero" as published [C]."""
+    """What surrounds a scan smaller than the patch: "minimum" of the normalized scan, or "zero" as published
+    [C]."""
 
     def __post_init__(self) -> None:
         _require(min(self.spacing_mm) > 0, f"spacing_mm is {self.spacing_mm}; every value must be above 0.")
         _require(min(self.patch) >= 8, f"patch is {self.patch}; every value must be at least 8 voxels.")
         low, high = self.clip_percentiles
-        _require(0 <= low < high <= 100, f"clip_percentiles is {self.clip_percentiles}; need 0 <= low < high <= 100.")
+        _require(
+            0 <= low < high <= 100,
+            f"clip_percentiles is {self.clip_percentiles}; need 0 <= low < high <= 100.",
+        )
         _choice("padding", self.padding, ("minimum", "zero"))
 
 
@@ -57,7 +63,8 @@ class NetworkConfig:
     convolutions: tuple[int, ...] = (1, 2, 2, 2)
     """3x3x3 convolutions per level [M]; [P] (1, 2, 3, 3, 3)."""
     norm: str = "instance"
-    """"instance" learns in few steps and has no running buffers [M]; "batch" as in [P]; "group" (8 groups)."""
+    """"instance" learns in few steps and has no running buffers [M]; "batch" as in [P]; "group" (8 groups).
+    """
     dropout: float = 0.5
     """Probability of dropping a whole channel after the bottleneck and before the heads, in [0, 1) [P]."""
     initialization: str = "kaiming"
@@ -97,23 +104,27 @@ class LossConfig:
     cross_task_weight: float = 0.1
     """Final weight of the cross-task consistency [P]."""
     mix_weight: float = 0.5
-    """Final weight of cross-entropy + Dice on copy-pasted patches, >= 0; only with `TrainConfig.copy_paste` on [M]."""
+    """Final weight of cross-entropy + Dice on copy-pasted patches, >= 0; only with `TrainConfig.copy_paste`
+    on [M]."""
     rampup_fraction: float = 1.0
-    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1]; [P] the whole run."""
+    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1]; [P] the
+    whole run."""
     threshold_start: float = 0.75
-    """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P Fig. 3]."""
+    """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P
+    Fig. 3]."""
     uncertainty_weighting: str = "mask"
     """"mask": voxels under the threshold teach [P]; "soft": every voxel weighs (1 - uncertainty)."""
     cross_task_guidance: str = "published"
-    """"published": the cross-task term counts all voxels ([P] Eq. 6); "mask": the uncertainty weights it too."""
+    """"published": the cross-task term counts all voxels ([P] Eq. 6); "mask": the uncertainty weights it too.
+    """
     sdm_convention: str = "between_voxels"
     """"between_voxels": zero lies between inner and outer voxels, one scale for both sides, truncated;
     "published" [D]: zero on the inner boundary voxels, each side scaled by its own maximum, per crop."""
     sdm_truncation: float = 8.0
     """Distance in working voxels at which the truncated map saturates at 1; > 0. Unused when published."""
     sharpness: float = 24.0
-    """k of the inverse transform sigmoid(-k sdm) ([P] Eq. 5). 24 / truncation 8 gives a transition of about one
-    voxel; 1500 in [C] and [D], where the gradient to the distance head vanishes almost everywhere."""
+    """k of the inverse transform sigmoid(-k sdm) ([P] Eq. 5). 24 / truncation 8 gives a transition of about
+    one voxel; 1500 in [C] and [D], where the gradient to the distance head vanishes almost everywhere."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.beta <= 1, f"beta is {self.beta}; it must lie in [0, 1].")
@@ -121,7 +132,9 @@ class LossConfig:
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
         _require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
         _require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
-        _require(self.sdm_truncation > 0 and self.sharpness > 0, "sdm_truncation and sharpness must be above 0.")
+        _require(
+            self.sdm_truncation > 0 and self.sharpness > 0, "sdm_truncation and sharpness must be above 0."
+        )
         _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft"))
         _choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
         _choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
@@ -136,9 +149,11 @@ class TrainConfig:
     steps: int = 400
     """Optimizer steps of a round, >= 1; [P] 6000."""
     budget_s: float = 0.0
-    """Training seconds after which a round must end; 0 for none. The steps are cut to what a measured step allows."""
+    """Training seconds after which a round must end; 0 for none. The steps are cut to what a measured step
+    allows."""
     cpu_budget_s: float = 0.0
-    """The same in CPU seconds of the process (all threads); 0 for none. Used by comparisons at equal budget."""
+    """The same in CPU seconds of the process (all threads); 0 for none. Used by comparisons at equal budget.
+    """
     min_steps: int = 40
     """The budget never cuts the steps below this."""
     labeled_batch: int = 2
@@ -146,7 +161,8 @@ class TrainConfig:
     unlabeled_batch: int = 2
     """Unlabeled patches a step [P]."""
     optimizer: str = "adamw"
-    """"adamw" with a one-cycle rate [M], or "sgd": momentum 0.9, rate x 0.1 after 5/12 and 10/12 of the steps [P]."""
+    """"adamw" with a one-cycle rate [M], or "sgd": momentum 0.9, rate x 0.1 after 5/12 and 10/12 of the steps
+    [P]."""
     learning_rate: float = 4e-3
     """Peak rate; [P] 0.01 with sgd."""
     weight_decay: float = 1e-4
@@ -163,16 +179,18 @@ class TrainConfig:
     mc_stream: str = "unlabeled"
     """Which patches the consistency terms see: "unlabeled", or "all" as in [P] and [C]."""
     skip_below: float = 0.006
-    """Teacher passes are skipped while the consistency weight, as a fraction of its final value times 0.1, is below
-    this; 0 never skips. At 0.006 of the paper's 0.1 that is the first quarter of a run."""
+    """Teacher passes are skipped while the consistency weight, as a fraction of its final value times 0.1, is
+    below this; 0 never skips. At 0.006 of the paper's 0.1 that is the first quarter of a run."""
     perturbation: str = "strong"
-    """"strong": the student sees stronger intensity changes than the teacher [M]; "noise": teacher and each of its
-    passes see clamped Gaussian noise [C] (0.1, clamped at 0.2); "none" [P]."""
+    """"strong": the student sees stronger intensity changes than the teacher [M]; "noise": teacher and each
+    of its passes see clamped Gaussian noise [C] (0.1, clamped at 0.2); "none" [P]."""
     copy_paste: str = "off"
-    """"on": labeled and unlabeled patches also exchange boxes, the teacher's certain voxels standing in for labels."""
+    """"on": labeled and unlabeled patches also exchange boxes, the teacher's certain voxels standing in for
+    labels."""
     augmentation: str = "full"
-    """"full": flips, small rotations and zooms, intensity; "flips": independent flips and quarter turns with all
-    eight symmetries; "published" [C]: a quarter turn and always one flip, so the original view never occurs."""
+    """"full": flips, small rotations and zooms, intensity; "flips": independent flips and quarter turns with
+    all eight symmetries; "published" [C]: a quarter turn and always one flip, so the original view never
+    occurs."""
     flip_axes: tuple[int, ...] = (0,)
     """Working axes that "full" may mirror: 0 left-right, 1 back-front, 2 down-up."""
     crop_offset: str = "inclusive"
@@ -196,7 +214,9 @@ class TrainConfig:
         for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
-        _require(0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1].")
+        _require(
+            0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1]."
+        )
         _require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
         _require(set(self.flip_axes) <= {0, 1, 2}, f"flip_axes is {self.flip_axes}; allowed: 0, 1, 2.")
 
@@ -212,7 +232,8 @@ class InferConfig:
     window_batch: int = 4
     """Windows in one forward pass; halved on out-of-memory."""
     measure: str = "predictive_entropy"
-    """Uncertainty measure, in [0, 1]: "predictive_entropy" is the entropy of the mean of the passes over ln C."""
+    """Uncertainty measure, in [0, 1]: "predictive_entropy" is the entropy of the mean of the passes over ln
+    C."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.mc_samples <= 64, f"mc_samples is {self.mc_samples}; allowed: 1 to 64.")
@@ -245,7 +266,7 @@ class Config:
         stride = self.network.stride
         _require(
             all(edge % stride == 0 for edge in self.preprocess.patch),
-            f"patch {self.preprocess.patch} must be a multiple of {stride} along every axis for this network.",
+            f"patch {self.preprocess.patch} must be a multiple of {stride} along every axis.",
         )
 
     def to_dict(self) -> dict[str, Any]:

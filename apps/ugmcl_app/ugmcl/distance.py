@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def signed_distance_map(mask: NDArray[np.bool_], truncation: float) -> NDArray[np.float32]:
-    """Signed distance to the surface between inside and outside voxels, in voxels, truncated and scaled to [-1, 1].
+    """Signed distance to the surface of a mask in voxels, truncated and scaled to [-1, 1].
 
-    The zero lies halfway between an inside voxel and its outside neighbor (each is 0.5 voxels away), both sides
-    share one scale, and an empty mask is +1 everywhere, a full one -1: no value is undefined and
+    The zero lies halfway between an inside voxel and its outside neighbor (each is 0.5 voxels away), both
+    sides share one scale, and an empty mask is +1 everywhere, a full one -1: no value is undefined and
     `sdm < 0` gives the mask back exactly.
 
     Args:
@@ -40,8 +40,8 @@ def signed_distance_map(mask: NDArray[np.bool_], truncation: float) -> NDArray[n
 def published_signed_distance_map(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The map as the dual-task consistency code computes it on each crop.
 
-    Inside and outside are scaled by their own maximum, and inner boundary voxels are set to 0, so `sdm < 0` misses
-    them. An empty or full crop, where the published code divides 0 by 0 or returns 0, is 0 everywhere.
+    Inside and outside are scaled by their own maximum, and inner boundary voxels are set to 0, so `sdm < 0`
+    misses them. An empty or full crop, where the published code divides 0 by 0 or returns 0, is 0 everywhere.
 
     Args:
         mask: `(H, W, D)`, true inside.
@@ -64,7 +64,7 @@ def _distance_to_outside(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def inner_boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Inside voxels with an outside neighbor across one of their six faces; the border of the crop does not count."""
+    """Inside voxels with an outside neighbor across a face; the border of the crop does not count."""
     padded = np.pad(mask, 1, mode="edge")
     interior = mask.copy()
     for axis in range(3):

@@ -1,7 +1,8 @@
 """inference: a segmentation and its uncertainty for a whole scan, on the scan's own grid.
 
-Each window runs the encoder once. The deterministic decoder pass gives the segmentation, T dropout passes of the
-decoder on the same features give the uncertainty: 1 encoder and 1 + T decoder passes instead of 1 + T of each.
+Each window runs the encoder once. The deterministic decoder pass gives the segmentation, T dropout passes of
+the decoder on the same features give the uncertainty: 1 encoder and 1 + T decoder passes instead of 1 + T of
+each.
 """
 
 from __future__ import annotations
@@ -60,17 +61,26 @@ def window_channels(
         generator: Source of the dropout masks.
 
     Returns:
-        `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte Carlo
-        probabilities, the passes' mean entropy, and the disagreement of the two heads.
+        `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte
+        Carlo probabilities; then what the configured measure needs: nothing for predictive entropy, the passes'
+        mean entropy for mutual information, the disagreement of the two heads for head disagreement.
     """
     features = network.encode(image)
     output = network.decode(features)
     probs = output.logits.float().softmax(dim=1)
     if samples == 0:
         return probs
-    passes = stochastic_passes(network, features, samples, generator)
-    heads = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
-    return torch.cat([probs, passes.probs, passes.expected_entropy, heads.amax(dim=1, keepdim=True)], dim=1)
+    measure = config.infer.measure
+    passes = stochastic_passes(
+        network, features, samples, generator, entropies=measure == "mutual_information"
+    )
+    channels = [probs, passes.probs]
+    if passes.expected_entropy is not None:
+        channels.append(passes.expected_entropy)
+    elif measure == "head_disagreement":
+        heads = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
+        channels.append(heads.amax(dim=1, keepdim=True))
+    return torch.cat(channels, dim=1)
 
 
 class Predictor:
@@ -79,7 +89,9 @@ class Predictor:
     Out of memory on a GPU halves the window batch, and at a batch of 1 moves the work to the CPU for good.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", precision: Precision | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "auto", precision: Precision | None = None
+    ) -> None:
         self.config = checkpoint.config
         self.precision = precision or choose_precision(self.config, device)
         self._network = self.precision.place(checkpoint.build())
@@ -135,7 +147,7 @@ class Predictor:
     def _measure(self, mean_probs: Tensor, extra: Tensor) -> Tensor:
         """The configured measure `(X, Y, Z)` in [0, 1] from the blended Monte Carlo channels."""
         if self.config.infer.measure == "head_disagreement":
-            return extra[1].clamp(0.0, 1.0)
+            return extra[0].clamp(0.0, 1.0)
         entropy = normalized_entropy(mean_probs[None])[0, 0]
         if self.config.infer.measure == "mutual_information":
             return (entropy - extra[0]).clamp(0.0, 1.0)
@@ -143,7 +155,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
-        """Sliding windows with Gaussian blending, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
+        """Blended windows, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
         while True:
             try:
                 return self._slide(image, samples, torch.Generator().manual_seed(seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LossConfig
@@ -11,7 +11,9 @@ from .distance import sdm_to_probability
 from .types import DualTaskOutput, LossTerms
 
 
-def soft_dice_loss(probs: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1.0) -> Tensor:
+def soft_dice_loss(
+    probs: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1.0
+) -> Tensor:
     """1 - soft Dice, averaged over samples and foreground classes.
 
     Args:
@@ -60,7 +62,12 @@ def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def intra_task_consistency(
-    probs: Tensor, teacher_probs: Tensor, sdm: Tensor, teacher_sdm: Tensor, weights: Tensor | None, beta: float
+    probs: Tensor,
+    teacher_probs: Tensor,
+    sdm: Tensor,
+    teacher_sdm: Tensor,
+    weights: Tensor | None,
+    beta: float,
 ) -> Tensor:
     """Squared disagreement of student and teacher in both tasks, over the voxels that may teach.
 
@@ -99,7 +106,9 @@ def cross_task_consistency(probs: Tensor, sdm_probs: Tensor, weights: Tensor | N
     Source: UG-MCL Eq. 6, which counts all voxels (`weights=None`).
     """
     if probs.shape != sdm_probs.shape:
-        raise ValueError(f"Both heads must cover the same classes: {tuple(probs.shape)} and {tuple(sdm_probs.shape)}.")
+        raise ValueError(
+            f"Both heads must cover the same classes: {tuple(probs.shape)} and {tuple(sdm_probs.shape)}."
+        )
     return weighted_mean((probs - sdm_probs) ** 2, weights)
 
 
@@ -136,9 +145,14 @@ def pseudo_label_loss(logits: Tensor, target_probs: Tensor, weights: Tensor) -> 
 
 
 def total_loss(
-    supervised: Tensor, intra: Tensor | None, cross: Tensor | None, weights: Tensor | None, ramp: float, config: LossConfig
+    supervised: Tensor,
+    intra: Tensor | None,
+    cross: Tensor | None,
+    weights: Tensor | None,
+    ramp: float,
+    config: LossConfig,
 ) -> LossTerms:
-    """L = L_sup + ramp (lambda_i L_itc + lambda_c L_ctc), with the terms beside it for logging (UG-MCL Eq. 7)."""
+    """L = L_sup + ramp (lambda_i L_itc + lambda_c L_ctc) (UG-MCL Eq. 7), and its terms for logging."""
     zero = torch.zeros((), device=supervised.device)
     if intra is None or cross is None or weights is None:
         return LossTerms(supervised, supervised.detach(), zero, zero, zero)

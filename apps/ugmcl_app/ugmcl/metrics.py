@@ -1,7 +1,7 @@
 """metrics: how good a segmentation and its uncertainty are, on the file's grid, in millimeters.
 
-An empty prediction of a structure that is there counts as a failure: Dice 0 and, as its distance, the diagonal of
-the volume; the published evaluation counts it as distance 0, which is perfect.
+An empty prediction of a structure that is there counts as a failure: Dice 0 and, as its distance, the
+diagonal of the volume; the published evaluation counts it as distance 0, which is perfect.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def dice(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
     return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
 
 
-def hd95_mm(prediction: NDArray[Any], reference: NDArray[Any], spacing_mm: tuple[float, float, float]) -> float:
-    """95th percentile of the symmetric surface distance in mm; the volume's diagonal if only one mask is empty.
+def hd95_mm(
+    prediction: NDArray[Any], reference: NDArray[Any], spacing_mm: tuple[float, float, float]
+) -> float:
+    """95th percentile of the symmetric surface distance in mm; the volume's diagonal if one mask is empty.
 
     Args:
         prediction: Mask `(X, Y, Z)`.
@@ -91,14 +93,16 @@ def evaluate_case(
         uncertainty: Map `(X, Y, Z)` in [0, 1], or `None`.
 
     Returns:
-        `dice` and `hd95_mm` averaged over classes, `dice_by_class`, and `error_auroc`: how well the map finds the
-        wrongly labeled voxels, over the whole volume (`None` without a map or without errors).
+        `dice` and `hd95_mm` averaged over classes, `dice_by_class`, and `error_auroc`: how well the map finds
+        the wrongly labeled voxels, over the whole volume (`None` without a map or without errors).
 
     Raises:
         ValueError: If the shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"Prediction and reference differ in shape: {prediction.shape} and {reference.shape}.")
+        raise ValueError(
+            f"Prediction and reference differ in shape: {prediction.shape} and {reference.shape}."
+        )
     values = range(1, classes + 1)
     dices = [dice(prediction == value, reference == value) for value in values]
     distances = [hd95_mm(prediction == value, reference == value, spacing_mm) for value in values]

@@ -56,7 +56,7 @@ class Precision:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """"auto" is CUDA where it is present, else the CPU.
+    """The device meant: "auto" is CUDA where it is present, else the CPU.
 
     Raises:
         ValueError: For a device this machine does not have, naming those it has.

@@ -1,9 +1,9 @@
-"""preprocessing: from a scan's own grid to the working grid and back; defined once, for training and inference.
+"""preprocessing: from a scan's own grid to the working grid and back, for training and inference alike.
 
-The scan's axes are permuted and flipped to the closest right-anterior-superior order, intensities are clipped and
-standardized over the scan, and the grid is resampled to the working spacing. Working and file grid share their
-outer edges, so the way back is exact for any affine, oblique ones included: only indices are touched, never the
-affine.
+The scan's axes are permuted and flipped to the closest right-anterior-superior order, intensities are clipped
+and standardized over the scan, and the grid is resampled to the working spacing. Working and file grid share
+their outer edges, so the way back is exact for any affine, oblique ones included: only indices are touched,
+never the affine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,7 +48,8 @@ def orientation(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tupl
     """
     columns = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), 1e-12)
     best = max(
-        itertools.permutations(range(3)), key=lambda order: sum(abs(columns[i, axis]) for i, axis in enumerate(order))
+        itertools.permutations(range(3)),
+        key=lambda order: sum(abs(columns[i, axis]) for i, axis in enumerate(order)),
     )
     axes = (best[0], best[1], best[2])
     flips = tuple(bool(columns[i, axis] < 0) for i, axis in enumerate(axes))
@@ -115,13 +116,17 @@ def preprocess_label(label: NDArray[np.integer[Any]], grid: WorkingGrid) -> Tens
     oriented = torch.from_numpy(orient(label.astype(np.uint8), grid))
     if grid.shape == grid.oriented_shape:
         return oriented
-    return F.interpolate(oriented[None, None].float(), size=grid.shape, mode="nearest-exact")[0, 0].to(torch.uint8)
+    return F.interpolate(oriented[None, None].float(), size=grid.shape, mode="nearest-exact")[0, 0].to(
+        torch.uint8
+    )
 
 
 def restore(values: Tensor, grid: WorkingGrid) -> Tensor:
     """`(C, H, W, D)` on the working grid back to the file's grid `(C, X, Y, Z)`, by linear interpolation."""
     if grid.shape != grid.oriented_shape:
-        values = F.interpolate(values[None].float(), size=grid.oriented_shape, mode="trilinear", align_corners=False)[0]
+        values = F.interpolate(
+            values[None].float(), size=grid.oriented_shape, mode="trilinear", align_corners=False
+        )[0]
     flipped = [axis + 1 for axis, flip in enumerate(grid.flips) if flip]
     if flipped:
         values = values.flip(flipped)

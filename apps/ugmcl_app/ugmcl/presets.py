@@ -14,7 +14,8 @@ PRESETS = ("default", "paper-la")
 CPU_PATCH_VOXELS = 160_000
 """Patch size that keeps a training step under a second on 2 CPU cores with bf16 [M]."""
 CPU_SCAN_VOXELS = 1_000_000
-"""Scans larger than this are trained at a coarser spacing on a CPU, so that a patch still shows context [M]."""
+"""Scans larger than this are trained at a coarser spacing on a CPU, so that a patch still shows context [M].
+"""
 GPU_PATCH_VOXELS = 1_003_520
 """112 x 112 x 80, the paper's patch."""
 
@@ -39,20 +40,29 @@ def preset(
         ValueError: For an unknown preset, or without any scan.
     """
     _require(name in PRESETS, f"There is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
-    _require(len(shapes) > 0 and len(shapes) == len(spacings), "A preset needs the shape and spacing of at least 1 scan.")
+    _require(
+        len(shapes) > 0 and len(shapes) == len(spacings),
+        "A preset needs the shape and spacing of at least 1 scan.",
+    )
     if name == "paper-la":
         return _paper_left_atrium(tuple(labels), spacings)
     network = NetworkConfig(classes=len(labels))
     patch_voxels = CPU_PATCH_VOXELS if device == "cpu" else GPU_PATCH_VOXELS
     scan_voxels = CPU_SCAN_VOXELS if device == "cpu" else 8 * GPU_PATCH_VOXELS
-    spacing, patch = _working_geometry(np.array(shapes, float), np.array(spacings, float), network.stride, patch_voxels, scan_voxels)
+    spacing, patch = _working_geometry(
+        np.array(shapes, float), np.array(spacings, float), network.stride, patch_voxels, scan_voxels
+    )
     return Config(tuple(labels), name, PreprocessConfig(spacing_mm=spacing, patch=patch), network)
 
 
 def _working_geometry(
-    shapes: NDArray[np.float64], spacings: NDArray[np.float64], stride: int, patch_voxels: int, scan_voxels: int
+    shapes: NDArray[np.float64],
+    spacings: NDArray[np.float64],
+    stride: int,
+    patch_voxels: int,
+    scan_voxels: int,
 ) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
-    """Spacing: the median, coarsened evenly for large scans. Patch: the median scan, shrunk evenly to its limit."""
+    """Spacing: the median, coarser for large scans. Patch: the median scan, shrunk evenly to its limit."""
     spacing = np.median(spacings, axis=0)
     size = np.median(shapes * spacings, axis=0) / spacing
     shrink = max(1.0, float(np.prod(size) / scan_voxels) ** (1 / 3))
@@ -67,7 +77,7 @@ def _working_geometry(
 
 
 def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, float, float]]) -> Config:
-    """The values of the paper's left-atrium experiment; what it leaves open follows [D] and [C] (docs/method.md)."""
+    """The values of the paper's left-atrium experiment; what it leaves open follows [D] and [C]."""
     median = np.median(np.array(spacings), axis=0)
     spacing = (float(median[0]), float(median[1]), float(median[2]))
     return Config(

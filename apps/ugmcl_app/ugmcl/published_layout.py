@@ -149,9 +149,13 @@ def naive_inference(
         masks = network.sample_masks(len(image), image, generator)
         passes.append(full_pass(network, image, masks).logits)
     stored = torch.stack(passes).softmax(dim=2)
-    entropy = torch.stack([normalized_entropy(one) for one in stored]).mean(dim=0)
-    heads = (probs[:, 1:] - sdm_to_probability(output.sdm, config.loss.sharpness)).abs()
-    return torch.cat([probs, stored.mean(dim=0), entropy, heads.amax(dim=1, keepdim=True)], dim=1)
+    channels = [probs, stored.mean(dim=0)]
+    if config.infer.measure == "mutual_information":
+        channels.append(torch.stack([normalized_entropy(one) for one in stored]).mean(dim=0))
+    elif config.infer.measure == "head_disagreement":
+        heads = (probs[:, 1:] - sdm_to_probability(output.sdm, config.loss.sharpness)).abs()
+        channels.append(heads.amax(dim=1, keepdim=True))
+    return torch.cat(channels, dim=1)
 
 
 def _masks(run: PublishedRun, network: DualTaskVNet, batch: int, copies: int = 1) -> DropoutMasks:

@@ -22,7 +22,8 @@ from .volume import Volume
 logger = logging.getLogger(__name__)
 
 REFRESH = 0.1
-"""Chance that a draw from a full pool brings in a case from outside it: each load then serves about 10 patches."""
+"""Chance that a draw from a full pool brings in a case from outside it: each load then serves about 10
+patches."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class TrainingCase:
 
 
 LoadCase = Callable[[TrainingCase], tuple[Volume, NDArray[np.uint8] | None]]
-"""Reads a case: the scan, and its label `(X, Y, Z)` on the same grid if it has one. Raises ValueError or OSError
-with a sentence when it cannot."""
+"""Reads a case: the scan, and its label `(X, Y, Z)` on the same grid if it has one. Raises ValueError or
+OSError with a sentence when it cannot."""
 
 
 def prepare(case: TrainingCase, load: LoadCase, config: Config) -> PreparedVolume:
@@ -72,7 +73,7 @@ def _check_label(label: NDArray[np.uint8], volume: Volume, config: Config) -> No
         raise ValueError(f"The label's shape is {label.shape}; its scan's is {volume.array.shape}.")
     if label.min() < 0 or label.max() > config.network.classes:
         raise ValueError(
-            f"The label has values from {label.min()} to {label.max()}; allowed: 0 to {config.network.classes}."
+            f"The label has values {label.min()} to {label.max()}; allowed: 0 to {config.network.classes}."
         )
 
 
@@ -83,7 +84,12 @@ class VolumePool:
     """
 
     def __init__(
-        self, cases: Sequence[TrainingCase], load: LoadCase, config: Config, rng: np.random.Generator, capacity_mib: float
+        self,
+        cases: Sequence[TrainingCase],
+        load: LoadCase,
+        config: Config,
+        rng: np.random.Generator,
+        capacity_mib: float,
     ) -> None:
         self.cases = list(cases)
         self.set_aside: dict[str, str] = {}
@@ -149,7 +155,8 @@ class VolumePool:
 class TwoStreamSampler:
     """Batches of labeled and unlabeled patches, in the order the seed gives.
 
-    Source: the two-stream batch sampler of Tarvainen & Valpola 2017 (2 + 2 patches in UG-MCL), here without epochs.
+    Source: the two-stream batch sampler of Tarvainen & Valpola 2017 (2 + 2 patches in UG-MCL), here without
+    epochs.
     """
 
     def __init__(
@@ -185,7 +192,9 @@ class TwoStreamSampler:
         Raises:
             ValueError: If no labeled case can be loaded.
         """
-        return _stack([self._patch(self.labeled) for _ in range(self._config.train.labeled_batch)], self._config)
+        return _stack(
+            [self._patch(self.labeled) for _ in range(self._config.train.labeled_batch)], self._config
+        )
 
     def unlabeled_batch(self) -> Batch | None:
         """`unlabeled_batch` patches without labels, or `None` when the pool is empty."""

@@ -1,4 +1,4 @@
-"""schedules: what changes with the step: consistency weight, certainty threshold, learning rate. Pure functions."""
+"""schedules: consistency weight, certainty threshold and learning rate as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def certainty_threshold(step: int, length: float, start: float = 0.75) -> float:
     return start + (1.0 - start) * gaussian_rampup(step, length)
 
 
-def one_cycle_factor(step: int, steps: int, warmup: float = 0.15, start: float = 1 / 25, end: float = 1e-4) -> float:
+def one_cycle_factor(
+    step: int, steps: int, warmup: float = 0.15, start: float = 1 / 25, end: float = 1e-4
+) -> float:
     """Factor on the peak learning rate: cosine up over `warmup` of the steps, cosine down to `end`.
 
     Source: Smith & Topin 2019, shape and defaults of `torch.optim.lr_scheduler.OneCycleLR`.

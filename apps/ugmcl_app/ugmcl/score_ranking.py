@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .uncertainty import SCORE
 
@@ -13,7 +14,7 @@ SETS = ("ranking", "test")
 """A score is chosen on "ranking", pool cases whose labels nobody trained on; "test" is only reported."""
 
 
-def mean_ranks(values: Sequence[float]) -> np.ndarray:
+def mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
     """Ranks from 1, ties sharing their mean rank."""
     array = np.asarray(values, dtype=np.float64)
     _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)

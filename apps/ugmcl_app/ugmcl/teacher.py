@@ -29,7 +29,7 @@ class MeanTeacher:
 
     @torch.no_grad()
     def update(self, student: DualTaskVNet, step: int) -> None:
-        """Move towards the student; the decay is at most 1 - 1/(step + 1), so early steps forget the start."""
+        """Move towards the student; the decay is at most 1 - 1/(step + 1): early steps forget the start."""
         keep = min(1.0 - 1.0 / (step + 1), self.decay)
         ours: list[Tensor] = list(self.network.parameters())
         theirs: list[Tensor] = [weight.detach() for weight in student.parameters()]

@@ -1,7 +1,8 @@
 """types: the tuples that travel between the modules, and the glossary of their axes.
 
-Axes: `B` batch, `C` classes including background (class 0), `F = C - 1` foreground classes, `H, W, D` the three
-voxel axes of the working grid (closest to right, anterior, superior). A file's own grid is written `(X, Y, Z)`.
+Axes: `B` batch, `C` classes including background (class 0), `F = C - 1` foreground classes, `H, W, D` the
+three voxel axes of the working grid (closest to right, anterior, superior). A file's own grid is written `(X,
+Y, Z)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""uncertainty: Monte Carlo dropout passes, measures in [0, 1], the voxels that may teach, the score of a scan."""
+"""uncertainty: Monte Carlo passes, measures in [0, 1], the voxels that may teach, the score of a scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .network import DualTaskVNet, Features
 BAND_NAMES = ("low", "medium", "high")
 """Names of the label values 1, 2, 3 of the banded map."""
 BAND_EDGES = (0.1, 0.4, 0.7)
-"""Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92."""
+"""Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92.
+"""
 
 
 class StochasticPasses(NamedTuple):
@@ -24,12 +25,12 @@ class StochasticPasses(NamedTuple):
     Attributes:
         probs: Mean class probabilities, `(B, C, H, W, D)`.
         sdm: Mean signed distance maps, `(B, F, H, W, D)`.
-        expected_entropy: Mean of the passes' entropies over ln C, `(B, 1, H, W, D)`.
+        expected_entropy: Mean of the passes' entropies over ln C, `(B, 1, H, W, D)`; `None` unless asked for.
     """
 
     probs: Tensor
     sdm: Tensor
-    expected_entropy: Tensor
+    expected_entropy: Tensor | None
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:
@@ -50,7 +51,12 @@ def normalized_entropy(probs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stochastic_passes(
-    network: DualTaskVNet, features: Features, samples: int, generator: torch.Generator | None = None
+    network: DualTaskVNet,
+    features: Features,
+    samples: int,
+    generator: torch.Generator | None = None,
+    *,
+    entropies: bool = False,
 ) -> StochasticPasses:
     """T decoder passes over one encoder pass, averaged as they come instead of stored.
 
@@ -59,6 +65,7 @@ def stochastic_passes(
         features: Of a batch of B patches.
         samples: T >= 1.
         generator: Source of the dropout masks, for a reproducible result.
+        entropies: Whether each pass's entropy is averaged too (only mutual information needs it).
     """
     batch = features.bottleneck.shape[0]
     totals: list[Tensor] = []
@@ -66,9 +73,10 @@ def stochastic_passes(
         masks = network.sample_masks(batch, features.bottleneck, generator)
         output = network.decode(features, masks)
         probs = output.logits.float().softmax(dim=1)
-        terms = (probs, output.sdm.float(), normalized_entropy(probs))
-        totals = [a + b for a, b in zip(totals, terms, strict=True)] if totals else list(terms)
-    return StochasticPasses(*(total / samples for total in totals))
+        terms = [probs, output.sdm.float(), *([normalized_entropy(probs)] if entropies else [])]
+        totals = [total.add_(term) for total, term in zip(totals, terms, strict=True)] if totals else terms
+    means = [total.div_(samples) for total in totals]
+    return StochasticPasses(means[0], means[1], means[2] if entropies else None)
 
 
 def certainty_weights(uncertainty: Tensor, threshold: float, weighting: str) -> Tensor:
@@ -114,7 +122,7 @@ def expected_dice_loss(foreground: NDArray[np.floating[Any]], segmentation: NDAr
 def region_scores(
     uncertainty: NDArray[np.float32], foreground: NDArray[np.float32], segmentation: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Candidate scores of one scan, each in [0, 1], higher = less sure; docs/results.md compares how they rank.
+    """Candidate scores of a scan, each in [0, 1], higher = less sure; docs/results.md compares them.
 
     Args:
         uncertainty: Map `(X, Y, Z)` in [0, 1].
@@ -131,7 +139,8 @@ def region_scores(
 
 
 SCORE = "expected_dice_loss"
-"""Which of `region_scores` is the score of a scan: the one that ranks true errors best, see docs/results.md."""
+"""Which of `region_scores` is the score of a scan: the one that ranks true errors best, see docs/results.md.
+"""
 
 
 def summarize(
@@ -144,22 +153,28 @@ def summarize(
 ) -> UncertaintySummary:
     """Score, foreground mean and the least sure slices of a scan, all on the file's grid `(X, Y, Z)`.
 
-    A slice's score is its mean uncertainty over that of the least sure slice along any axis, so slices of different
-    axes compare by how much of what a reader sees is in doubt. At most `top` slices, best first, no two of the
-    same axis closer than 3 voxels.
+    A slice's score is its mean uncertainty over that of the least sure slice along any axis, so slices of
+    different axes compare by how much of what a reader sees is in doubt. At most `top` slices, best first, no
+    two of the same axis closer than 3 voxels.
     """
     scores = region_scores(uncertainty, foreground, segmentation)
     mean_foreground = float(uncertainty[segmentation].mean()) if segmentation.any() else 0.0
-    return UncertaintySummary(scores[SCORE], mean_foreground, measure, mc_samples, top_slices(uncertainty, top))
+    return UncertaintySummary(
+        scores[SCORE], mean_foreground, measure, mc_samples, top_slices(uncertainty, top)
+    )
 
 
 def top_slices(uncertainty: NDArray[np.float32], top: int = 5) -> list[dict[str, float | int]]:
-    """The least sure slices of a map `(X, Y, Z)`: `{"axis", "index", "score"}`, best first; see `summarize`."""
+    """The least sure slices of a map `(X, Y, Z)`: `{"axis", "index", "score"}`, best first."""
     sums = [uncertainty.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     means = [total / (uncertainty.size / len(total)) for total in sums]
     peak = max(float(values.max()) for values in means)
     order = sorted(
-        ((float(value), axis, index) for axis, values in enumerate(means) for index, value in enumerate(values)),
+        (
+            (float(value), axis, index)
+            for axis, values in enumerate(means)
+            for index, value in enumerate(values)
+        ),
         key=lambda item: (-item[0], item[1], item[2]),
     )
     chosen: list[dict[str, float | int]] = []

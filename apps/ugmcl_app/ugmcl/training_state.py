@@ -1,0 +1,124 @@
+"""training_state: the mutable state of a round, how it starts, is saved and is taken up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoint import Checkpoint, write_atomic
+from .config import Config
+from .network import DualTaskVNet
+from .precision import Precision, choose_precision, resolve_device
+from .sampling import TwoStreamSampler
+from .teacher import MeanTeacher
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.pt"
+STATE_FORMAT = "ugmcl-state-1"
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """The mutable state of a round; all of it is in `state.pt`."""
+
+    config: Config
+    precision: Precision
+    student: DualTaskVNet
+    teacher: MeanTeacher
+    optimizer: torch.optim.Optimizer
+    rng: np.random.Generator
+    generator: torch.Generator
+    steps: int
+    peak_rate: float
+    step: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def precision_of(config: Config, device: str, state: dict[str, Any] | None) -> Precision:
+    """The number format of the interrupted round if it ran on the same device; else measured."""
+    if state is not None and state["precision"]["device"] == resolve_device(device):
+        return Precision(**state["precision"])
+    return choose_precision(config, device)
+
+
+def start(config: Config, warm_start: Checkpoint | None, precision: Precision, seed: int) -> TrainingState:
+    torch.manual_seed(seed)
+    student = DualTaskVNet(config.network)
+    rate = config.train.learning_rate
+    if warm_start is not None and warm_start.config.network == config.network:
+        student.load_state_dict(warm_start.state)
+        rate *= config.train.warm_start_rate
+    student = precision.place(student).train()
+    teacher = MeanTeacher(student, config.train.ema_decay, config.train.teacher_buffers)
+    optimizer = make_optimizer(student, config)
+    return TrainingState(
+        config, precision, student, teacher, optimizer, np.random.default_rng(seed),
+        torch.Generator().manual_seed(seed), config.train.steps, rate,
+    )  # fmt: skip
+
+
+def make_optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimizer:
+    train = config.train
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(
+            student.parameters(), lr=train.learning_rate, momentum=0.9, weight_decay=train.weight_decay
+        )
+    return torch.optim.AdamW(student.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+def snapshot(run: TrainingState) -> dict[str, Any]:
+    return {
+        "config": run.config.to_dict(),
+        "student": {name: value.detach().cpu().clone() for name, value in run.student.state_dict().items()},
+        "teacher": {
+            name: value.detach().cpu().clone() for name, value in run.teacher.network.state_dict().items()
+        },
+        "optimizer": run.optimizer.state_dict() if run.step else None,
+        "rng": run.rng.bit_generator.state,
+        "generator": run.generator.get_state(),
+        "steps": run.steps,
+        "peak_rate": run.peak_rate,
+        "step": run.step,
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+    }
+
+
+def restore(run: TrainingState, state: dict[str, Any]) -> None:
+    run.student.load_state_dict(state["student"])
+    run.teacher.network.load_state_dict(state["teacher"])
+    if state["optimizer"] is None:
+        run.optimizer = make_optimizer(run.student, run.config)
+    else:
+        run.optimizer.load_state_dict(state["optimizer"])
+    run.rng.bit_generator.state = state["rng"]
+    run.generator.set_state(state["generator"])
+    for name in ("steps", "peak_rate", "step", "seconds", "cpu_seconds"):
+        setattr(run, name, state[name])
+
+
+def save(run: TrainingState, sampler: TwoStreamSampler, path: Path) -> None:
+    precision, pools = run.precision.to_dict(), sampler.state()
+    write_atomic(path, {"format": STATE_FORMAT, "precision": precision, "pools": pools, **snapshot(run)})
+
+
+def interrupted(config: Config, path: Path) -> dict[str, Any] | None:
+    """The saved state of an interrupted round of this config; an unreadable or foreign one is passed over."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in many ways; the round then starts anew
+        logger.warning(
+            "The saved training state cannot be read (%s); the round starts anew.", type(error).__name__
+        )
+        return None
+    ours = isinstance(state, dict) and state.get("format") == STATE_FORMAT
+    return state if ours and state["config"] == config.to_dict() else None

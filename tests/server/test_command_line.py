@@ -1,0 +1,71 @@
+"""`ugmcl-assist` as a person meets it: start, refuse, stop."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from tests.server.conftest import APP, Server, add_models, command, environment, write_phantoms
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_project_in_use_is_refused_by_serve_and_train(server: Server, tmp_path: Path) -> None:
+    for arguments in (("serve", "--port", "0"), ("train",)):
+        ended = run(tmp_path, *arguments, "--studies", str(server.studies))
+        assert ended.returncode == 2
+        assert "Another process is working on the project" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_serving_leaves_nothing_in_the_app_folder(server: Server) -> None:
+    assert set(os.listdir(APP)) - server.app_before <= {"__pycache__"}
+    assert (server.studies / ".ugmcl" / "logs" / "server.log").is_file()
+
+
+def test_an_unknown_app_setting_is_a_sentence_naming_the_valid_ones(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "studies", tmp_path / "reference", 1)
+    ended = run(tmp_path, "serve", "--studies", "studies", "--port", "0", "--conf", "colour", "red")
+    assert ended.returncode == 2
+    assert "colour" in ended.stderr
+    assert "min_labels" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_predict_writes_a_label_and_a_map_for_each_scan(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "scans", tmp_path / "reference", 2)
+    (tmp_path / "studies").mkdir()
+    (version,) = add_models(tmp_path / "studies", 1)
+    ended = run(
+        tmp_path, "predict", "--model", version, "--studies", "studies", "--input", "scans",
+        "--output", "out", "--mc-samples", "2", "--device", "cpu",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {f"case_0{i}{end}.nii.gz" for i in range(2) for end in ("", "_uncertainty")}
+    source = nib.load(tmp_path / "scans" / "case_00.nii.gz")
+    label = nib.load(tmp_path / "out" / "case_00.nii.gz")
+    assert label.shape == source.shape
+    np.testing.assert_allclose(label.affine, source.affine, atol=1e-4)
+
+
+def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(empty_server: Server) -> None:
+    # The last test on this server: what it says about its own end.
+    empty_server.process.send_signal(signal.SIGINT)
+    assert empty_server.process.wait(30) == 0
+    said = empty_server.log.read_text()
+    assert "Stopped" in said
+    assert "Traceback" not in said

@@ -1,0 +1,72 @@
+"""The published layout and ours compute the same; the bench runs and writes every figure it promises."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ugmcl.bench import TARGETS, alternate, main
+from ugmcl.bench_sides import QUICK, bench_config, exact_pair, paper_config
+from ugmcl.config import Config, replace
+from ugmcl.inference import window_channels
+from ugmcl.network import DualTaskVNet
+from ugmcl.published_layout import monte_carlo_mean, naive_inference, start_published
+from ugmcl.uncertainty import stochastic_passes
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_both_layouts_have_the_same_loss_at_every_step(norm: str) -> None:
+    config = replace(bench_config(QUICK, "cpu"), network={"norm": norm})
+    ours, theirs = exact_pair(config, "cpu")
+    losses = [(ours(), theirs()) for _ in range(4)]
+    assert all(abs(a - b) < 1e-3 for a, b in losses)
+    assert losses[0][0] != losses[-1][0]
+
+
+@pytest.mark.parametrize("samples", [8, 5])
+def test_stored_passes_of_repeated_batches_average_to_the_same_as_shared_passes(samples: int) -> None:
+    config = replace(bench_config(QUICK, "cpu"), train={"mc_samples": samples})
+    run = start_published(config)
+    image = torch.randn(3, 1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        run.generator.manual_seed(7)
+        theirs = monte_carlo_mean(run, image)
+        generator = torch.Generator().manual_seed(7)
+        ours = stochastic_passes(run.teacher, run.teacher.encode(image), samples, generator).probs
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["predictive_entropy", "mutual_information", "head_disagreement"])
+@pytest.mark.parametrize(
+    "chosen", [bench_config(QUICK, "cpu"), paper_config(QUICK)], ids=["default", "paper"]
+)
+def test_naive_and_shared_inference_agree_under_the_same_masks(chosen: Config, measure: str) -> None:
+    config = replace(chosen, infer={"measure": measure})
+    torch.manual_seed(3)
+    network = DualTaskVNet(config.network).eval()
+    image = torch.randn(2, 1, *config.preprocess.patch)
+    with torch.inference_mode():
+        ours = window_channels(network, image, config, 8, torch.Generator().manual_seed(4))
+        theirs = naive_inference(network, image, config, 8, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_alternate_their_order_and_leave_the_warm_up_untimed() -> None:
+    order: list[str] = []
+    pairs = alternate(lambda: order.append("ours"), lambda: order.append("theirs"), pairs=2, warm_up=1)
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert pairs.pairs == 2
+    assert len(pairs.results) == 3
+
+
+def test_quick_bench_writes_every_key_with_equal_losses_and_outputs(tmp_path: Path) -> None:
+    assert main(["--quick", "--threads", "1", "--out", str(tmp_path / "bench.json")]) == 0
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert set(TARGETS) <= set(figures)
+    assert all(figures[name] > 0 for name in TARGETS)
+    assert figures["loss_difference"] < 1e-3
+    assert figures["inference_output_difference"] < 1e-3
+    assert set(figures["peak_memory_mib"]) == {"ours", "published_layout"}
+    assert min(figures["peak_memory_mib"].values()) > 0
+    assert {"versions", "threads", "device", "commit", "date"} <= set(figures)
