@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -33,20 +33,32 @@ def stock_routers() -> Iterator[APIRouter]:
     """Give the remaining stock routers in the order they are to be included."""
     yield in_threads(info.router)
     yield in_threads(model.router, keep=lambda route: route.methods == {"GET"})
-    yield in_threads(batch_infer.router)
+    # The stock task shares its images out over the GPUs, and divides by zero where there is none. Our model
+    # chooses its device itself.
+    yield in_threads(batch_infer.router, fixed={"multi_gpu": False, "max_workers": 1})
     yield in_threads(scoring.router)
     yield in_threads(ohif.router)
     yield _replaced
 
 
-def in_threads(router: APIRouter, keep: Callable[[APIRoute], bool] = lambda route: True) -> APIRouter:
-    """Copy a stock router with each endpoint run in the thread pool."""
+def in_threads(
+    router: APIRouter,
+    keep: Callable[[APIRoute], bool] = lambda route: True,
+    fixed: Mapping[str, Any] | None = None,
+) -> APIRouter:
+    """Copy a stock router with each endpoint run in the thread pool.
+
+    Args:
+        router: The stock router.
+        keep: Which of its routes.
+        fixed: What `params` hold whatever the client says, on the routes that take `params`.
+    """
     copy = APIRouter()
     for route in router.routes:
         if isinstance(route, APIRoute) and keep(route):
             copy.add_api_route(
                 route.path,
-                _blocking(route.endpoint),
+                _blocking(route.endpoint, fixed or {}),
                 methods=sorted(route.methods or ()),
                 summary=route.summary,
                 tags=route.tags,
@@ -58,7 +70,7 @@ def in_threads(router: APIRouter, keep: Callable[[APIRoute], bool] = lambda rout
     return copy
 
 
-def _blocking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def _blocking(endpoint: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
     """Turn a stock `async def` endpoint, which never really awaits, into a plain function for a thread.
 
     `functools.wraps` would not do: the framework looks through `__wrapped__` and finds the coroutine again.
@@ -70,6 +82,8 @@ def _blocking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
     def blocking(**given: Any) -> Any:
         _check(given)
+        if fixed and "params" in given:
+            given["params"] = {**(given["params"] or {}), **fixed}
         if takes_user:
             given["user"] = DEFAULT_USER
         return asyncio.run(endpoint(**given))

@@ -8,7 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from tests.server.conftest import APP, Server, add_models, command, environment, write_phantoms
+from tests.server.conftest import (
+    APP,
+    Server,
+    add_models,
+    command,
+    environment,
+    running_server,
+    write_phantoms,
+)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,10 +70,10 @@ def test_predict_writes_a_label_and_a_map_for_each_scan(tmp_path: Path) -> None:
     np.testing.assert_allclose(label.affine, source.affine, atol=1e-4)
 
 
-def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(empty_server: Server) -> None:
-    # The last test on this server: what it says about its own end.
-    empty_server.process.send_signal(signal.SIGINT)
-    assert empty_server.process.wait(30) == 0
-    said = empty_server.log.read_text()
+def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(tmp_path: Path) -> None:
+    with running_server(tmp_path, 1) as running:
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0
+        said = running.log.read_text()
     assert "Stopped" in said
     assert "Traceback" not in said

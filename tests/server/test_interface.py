@@ -232,6 +232,15 @@ def test_an_image_is_added_checked_and_removed(server: Server) -> None:
     assert server.get("/datastore/image?image=guest").status_code == 404
 
 
+def test_batch_inference_keeps_a_proposal_for_each_case_and_no_final_label(server: Server) -> None:
+    params = {"mc_samples": 1}
+    answer = server.post("/batch/infer/ugmcl?images=all&run_sync=true", json=params)
+    assert answer.status_code == 200, answer.text
+    tags = server.get("/datastore/").json()["label_tags"]
+    assert tags["original"] == len(server.cases)
+    assert tags["final"] < len(server.cases)
+
+
 def test_documentation_page_and_openapi_have_examples(server: Server) -> None:
     assert "swagger" in server.get("/").text.lower()
     schema = server.get("/openapi.json").json()

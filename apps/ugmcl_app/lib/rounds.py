@@ -9,6 +9,7 @@ starting (`_generation`).
 from __future__ import annotations
 
 import atexit
+import builtins
 import logging
 import threading
 import time
@@ -237,7 +238,7 @@ class RoundQueue:
                 entry.update(labeled=len(labels), labeled_ids=labels, unlabeled=len(pool))
         return shown
 
-    def details(self, entry: Round) -> list[str]:
+    def details(self, entry: Round) -> builtins.list[str]:
         """The last 20 lines of a round's progress, for the host's task view."""
         with self._changed:
             return list(self._details.get(entry.id, ()))

@@ -43,7 +43,9 @@ def _plain_share(config: Config) -> float:
     return plain / 1000
 
 
-def _trial_cost(run: TrainingState, sampler: TwoStreamSampler, at_step: int, clock: Callable[[], float]) -> float:
+def _trial_cost(
+    run: TrainingState, sampler: TwoStreamSampler, at_step: int, clock: Callable[[], float]
+) -> float:
     run.step = at_step
     train_step(run, sampler)
     start = clock()

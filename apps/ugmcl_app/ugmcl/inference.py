@@ -62,8 +62,8 @@ def window_channels(
 
     Returns:
         `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte
-        Carlo probabilities; then what the configured measure needs: nothing for predictive entropy, the passes'
-        mean entropy for mutual information, the disagreement of the two heads for head disagreement.
+        Carlo probabilities; then what the configured measure needs: nothing for predictive entropy, the
+        passes' mean entropy for mutual information, the two heads' disagreement for head disagreement.
     """
     features = network.encode(image)
     output = network.decode(features)

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import NetworkConfig
@@ -32,10 +32,10 @@ class DropoutMasks(NamedTuple):
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Instance normalization, `(B, C, H, W, D)` to the same, with a faster kernel where no gradient is needed.
+    """Instance normalization, `(B, C, H, W, D)` to the same, faster where no gradient is needed.
 
-    Group normalization with one group a channel is the same function. Its forward pass keeps the channels-last
-    layout, which makes it about twice as fast on a CPU in bf16; its backward pass is slower [M, docs/results.md].
+    Group normalization with one group a channel is the same function. Its forward pass keeps the
+    channels-last layout, which makes it about twice as fast on a CPU in bf16; its backward pass is slower [M].
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch gives it)

@@ -49,6 +49,7 @@ def precision_of(config: Config, device: str, state: dict[str, Any] | None) -> P
 
 
 def start(config: Config, warm_start: Checkpoint | None, precision: Precision, seed: int) -> TrainingState:
+    """A round at step 0, from fresh weights or from `warm_start` if its network is the same."""
     torch.manual_seed(seed)
     student = DualTaskVNet(config.network)
     rate = config.train.learning_rate
@@ -65,6 +66,7 @@ def start(config: Config, warm_start: Checkpoint | None, precision: Precision, s
 
 
 def make_optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimizer:
+    """The configured optimizer without any history."""
     train = config.train
     if train.optimizer == "sgd":
         return torch.optim.SGD(
@@ -74,6 +76,7 @@ def make_optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimiz
 
 
 def snapshot(run: TrainingState) -> dict[str, Any]:
+    """All that `restore` needs, as plain data and tensors; copies, so that training may go on."""
     return {
         "config": run.config.to_dict(),
         "student": {name: value.detach().cpu().clone() for name, value in run.student.state_dict().items()},
@@ -92,6 +95,7 @@ def snapshot(run: TrainingState) -> dict[str, Any]:
 
 
 def restore(run: TrainingState, state: dict[str, Any]) -> None:
+    """Put a round back to where `snapshot` took it."""
     run.student.load_state_dict(state["student"])
     run.teacher.network.load_state_dict(state["teacher"])
     if state["optimizer"] is None:
@@ -105,6 +109,7 @@ def restore(run: TrainingState, state: dict[str, Any]) -> None:
 
 
 def save(run: TrainingState, sampler: TwoStreamSampler, path: Path) -> None:
+    """Write the round to `path` atomically, with the pools' residency and the number format."""
     precision, pools = run.precision.to_dict(), sampler.state()
     write_atomic(path, {"format": STATE_FORMAT, "precision": precision, "pools": pools, **snapshot(run)})
 

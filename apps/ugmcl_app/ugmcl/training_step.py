@@ -1,9 +1,9 @@
 """training_step: one step of UG-MCL.
 
-Labeled patches give the supervised loss. The teacher sees the unlabeled patches, runs one encoder pass and T dropout
-passes of the decoder on it; their mean is the target, its entropy decides which voxels teach. The student sees the
-same patches perturbed and is pulled towards the target (intra-task) and towards agreement of its own two heads
-(cross-task).
+Labeled patches give the supervised loss. The teacher sees the unlabeled patches, runs one encoder pass and T
+dropout passes of the decoder on it; their mean is the target, its entropy decides which voxels teach. The
+student sees the same patches perturbed and is pulled towards the target (intra-task) and towards agreement of
+its own two heads (cross-task).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from .augmentation import clamped_noise, strong_intensity
@@ -119,9 +119,7 @@ def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taugh
         return torch.cat([ours * inside + theirs * (1 - inside), theirs * inside + ours * (1 - inside)])
 
     device = taught.probs.device
-    one_hot = (
-        F.one_hot(labeled.label, taught.probs.shape[1]).movedim(-1, 1).float().to(device)
-    )
+    one_hot = F.one_hot(labeled.label, taught.probs.shape[1]).movedim(-1, 1).float().to(device)
     sdm = taught.sdm if labeled.sdm is None else labeled.sdm.to(device)
     return Targets(
         mix(labeled.image, unlabeled),
