@@ -103,17 +103,17 @@ class LossConfig:
     """Final weight of the intra-task consistency [P]."""
     cross_task_weight: float = 0.1
     """Final weight of the cross-task consistency [P]."""
-    mix_weight: float = 0.5
+    mix_weight: float = 1.0
     """Final weight of cross-entropy + Dice on copy-pasted patches, >= 0; only with `TrainConfig.copy_paste`
-    on [M]."""
-    rampup_fraction: float = 1.0
-    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1]; [P] the
-    whole run."""
+    on [M]; not in [P]."""
+    rampup_fraction: float = 0.6
+    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1] [M]; [P]
+    the whole run."""
     threshold_start: float = 0.75
     """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P
     Fig. 3]."""
-    uncertainty_weighting: str = "mask"
-    """"mask": voxels under the threshold teach [P]; "soft": every voxel weighs (1 - uncertainty)."""
+    uncertainty_weighting: str = "soft"
+    """"soft": every voxel weighs (1 - uncertainty) [M]; "mask": voxels under the threshold teach [P]."""
     cross_task_guidance: str = "published"
     """"published": the cross-task term counts all voxels ([P] Eq. 6); "mask": the uncertainty weights it too.
     """
@@ -158,8 +158,8 @@ class TrainConfig:
     """The budget never cuts the steps below this."""
     labeled_batch: int = 2
     """Labeled patches a step [P]."""
-    unlabeled_batch: int = 2
-    """Unlabeled patches a step [P]."""
+    unlabeled_batch: int = 1
+    """Unlabeled patches a step [M]: each is mixed with a labeled one both ways; [P] 2."""
     optimizer: str = "adamw"
     """"adamw" with a one-cycle rate [M], or "sgd": momentum 0.9, rate x 0.1 after 5/12 and 10/12 of the steps
     [P]."""
@@ -174,8 +174,8 @@ class TrainConfig:
     teacher_buffers: str = "ema"
     """"ema": normalization buffers are averaged like weights and the teacher normalizes with them;
     "published": the teacher keeps its own buffers, fed by its noisy training-mode passes [C]."""
-    mc_samples: int = 8
-    """Dropout passes T of the teacher a step [P]."""
+    mc_samples: int = 4
+    """Dropout passes T of the teacher a step [M]; [P] 8."""
     mc_stream: str = "unlabeled"
     """Which patches the consistency terms see: "unlabeled", or "all" as in [P] and [C]."""
     skip_below: float = 0.006
@@ -184,9 +184,9 @@ class TrainConfig:
     perturbation: str = "strong"
     """"strong": the student sees stronger intensity changes than the teacher [M]; "noise": teacher and each
     of its passes see clamped Gaussian noise [C] (0.1, clamped at 0.2); "none" [P]."""
-    copy_paste: str = "off"
+    copy_paste: str = "on"
     """"on": labeled and unlabeled patches also exchange boxes, the teacher's certain voxels standing in for
-    labels."""
+    labels [M]; "off" as in [P]."""
     augmentation: str = "full"
     """"full": flips, small rotations and zooms, intensity; "flips": independent flips and quarter turns with
     all eight symmetries; "published" [C]: a quarter turn and always one flip, so the original view never

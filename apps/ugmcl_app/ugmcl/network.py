@@ -35,7 +35,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     """Instance normalization, `(B, C, H, W, D)` to the same, faster where no gradient is needed.
 
     Group normalization with one group a channel is the same function. Its forward pass keeps the
-    channels-last layout, which makes it about twice as fast on a CPU in bf16; its backward pass is slower [M].
+    channels-last layout, which makes it about twice as fast on a CPU in bf16; its backward is slower [M].
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch gives it)
