@@ -50,7 +50,10 @@ class OriginGuard:
                 f"{', '.join(sorted(self._hosts))}. Add a name with --allow-host."
             )
         if is_unsafe_path(scope["path"]):
-            return 400, "The path holds '..', '//', a backslash or a control character; give plain names."
+            return 400, (
+                f"The path {_quoted([scope['path']])} holds '..', '//', a backslash or a control character; "
+                "give plain names."
+            )
         if scope.get("method", "GET") in _READING:
             return None
         for origin in (value.decode("latin-1").lower() for name, value in headers if name == b"origin"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import tempfile
@@ -109,7 +110,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.datastore().start()
         self.rounds.start()
         if self.model.precision is None:
-            threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe").start()
+            probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
+            probe.start()
+            atexit.register(probe.join, 60)  # a thread inside torch while Python ends aborts the process
         self._initialized = True
 
     def stop(self) -> None:

@@ -69,14 +69,14 @@ class Project:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.reference(case), target)
 
-    def set_training(self, network: dict[str, Any] | None = None, **train: Any) -> None:
-        """Leave the configuration of "an earlier round" with this network and these training numbers."""
+    def set_training(self, patch: tuple[int, int, int] = (16, 16, 16), **train: Any) -> None:
+        """Leave the configuration of "an earlier round": a small network, these training numbers."""
         header = nib.load(self.image(self.ids[0]))
         axes = orientation(np.asarray(header.affine, float))[0]
         shape = tuple(int(header.shape[axis]) for axis in axes)
         spacing = tuple(float(np.linalg.norm(header.affine[:3, axis])) for axis in axes)
         config = preset("default", ("foreground",), [shape], [spacing])
-        config = replace(config, network=network or SMALL, train=train, preprocess={"patch": (16, 16, 16)})
+        config = replace(config, network=SMALL, train=train, preprocess={"patch": patch})
         folder = self.workspace / "training" / "work"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
@@ -155,14 +155,14 @@ class LiveServer:
             time.sleep(0.1)
         raise AssertionError(f"no such round: {json.dumps(self.rounds(), indent=1)}\n{self.said()}")
 
-    def wait_for_labels(self, *cases: str) -> dict[str, Any]:
+    def wait_for_labels(self, *cases: str, patience_s: float = ROUND_SECONDS) -> dict[str, Any]:
         """The first finished round with exactly these labels; a failed round fails the test."""
 
         def finished(entry: dict[str, Any]) -> bool:
             assert entry["status"] != "failed" or "interrupted" in entry["reason"], entry
             return entry["status"] == "done" and set(entry["labeled_ids"]) == set(cases)
 
-        return self.wait_for_round(finished)
+        return self.wait_for_round(finished, patience_s)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]

@@ -240,7 +240,7 @@ def test_every_loss_option_trains(options: dict[str, Any], tmp_path: Path) -> No
 
 def test_the_teacher_is_asked_only_once_the_consistency_weight_counts(tmp_path: Path) -> None:
     losses: list[float] = []
-    config = tiny_config(train={"steps": 20, "skip_below": 0.006})
+    config = tiny_config(train={"steps": 20, "skip_below": 0.006}, loss={"rampup_fraction": 1.0})
     train(tmp_path, config, progress=lambda p: losses.append(p.losses["intra_task"]))
     assert losses[:5] == [0.0] * 5  # 0.1 exp(-5 (1 - 4/20)^2) = 0.0041
     assert all(value > 0 for value in losses[5:])  # 0.1 exp(-5 (1 - 5/20)^2) = 0.0060
