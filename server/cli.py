@@ -157,6 +157,8 @@ def _asked(command: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 when the work failed, or 2 when it could not be done as asked."""
+    # Before torch is imported: its waiting threads then sleep instead of spinning beside a training round.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     global _ARGUMENTS
     _ARGUMENTS = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(_ARGUMENTS)

@@ -1,11 +1,8 @@
-"""Projects of scans with references, real server processes on them, and readers of what those answer."""
+"""Projects of scans with references, and real server processes on them."""
 
 from __future__ import annotations
 
 import contextlib
-import email
-import gzip
-import io
 import json
 import shutil
 import signal
@@ -18,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import nrrd
 import numpy as np
 import pytest
 import requests
@@ -69,14 +65,22 @@ class Project:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.reference(case), target)
 
-    def set_training(self, patch: tuple[int, int, int] = (16, 16, 16), **train: Any) -> None:
-        """Leave the configuration of "an earlier round": a small network, these training numbers."""
+    def set_training(
+        self,
+        network: dict[str, Any] | None = None,
+        patch: tuple[int, int, int] | None = (16, 16, 16),
+        **train: Any,
+    ) -> None:
+        """Leave the configuration of "an earlier round": a small network unless one is given ({}: the
+        preset's own, as with no patch), and these training numbers."""
         header = nib.load(self.image(self.ids[0]))
         axes = orientation(np.asarray(header.affine, float))[0]
         shape = tuple(int(header.shape[axis]) for axis in axes)
         spacing = tuple(float(np.linalg.norm(header.affine[:3, axis])) for axis in axes)
         config = preset("default", ("foreground",), [shape], [spacing])
-        config = replace(config, network=SMALL, train=train, preprocess={"patch": patch})
+        config = replace(config, network=SMALL if network is None else network, train=train)
+        if patch is not None:
+            config = replace(config, preprocess={"patch": patch})
         folder = self.workspace / "training" / "work"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
@@ -240,52 +244,3 @@ def _wait_until_up(server: LiveServer, probe: str) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError(f"the server did not start:\n{server.said()}")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a multipart reply, as it came."""
-
-    name: str
-    filename: str | None
-    content: bytes
-
-
-def parts_of(answer: requests.Response) -> list[Part]:
-    """The parts of a multipart reply in their order, by a parser that is neither the client's nor ours."""
-    head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
-    message = email.message_from_bytes(head + answer.content)
-    assert message.is_multipart(), answer.headers["content-type"]
-    found = []
-    for part in message.get_payload():
-        assert isinstance(part, email.message.Message)
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        assert isinstance(content, bytes)
-        found.append(Part(str(name), part.get_filename(), content))
-    return found
-
-
-def nifti_of(content: bytes) -> nib.Nifti1Image:
-    return nib.Nifti1Image.from_bytes(gzip.decompress(content))
-
-
-def nrrd_of(content: bytes) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Voxels `(X, Y, Z)`, affine voxel -> RAS mm and header of an NRRD file in LPS."""
-    stream = io.BytesIO(content)
-    header = nrrd.read_header(stream)
-    array = nrrd.read_data(header, stream, index_order="F")
-    assert header["space"] == "left-posterior-superior"
-    affine = np.eye(4)
-    affine[:3, :3] = np.asarray(header["space directions"], float).T
-    affine[:3, 3] = header["space origin"]
-    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, dict(header)
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    total = int((one > 0).sum() + (other > 0).sum())
-    return 1.0 if total == 0 else 2 * int(((one > 0) & (other > 0)).sum()) / total
-
-
-def voxels(path: Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import requests
 
-from tests.journeys.live_server import LiveServer, phantom_project, serving, voxels
+from tests.journeys.live_server import LiveServer, phantom_project, serving
+from tests.journeys.replies import voxels
 from tests.server.conftest import SHAPE, add_models, phantom
 
 pytestmark = pytest.mark.timeout(300)

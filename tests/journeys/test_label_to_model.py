@@ -15,17 +15,8 @@ import pytest
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 from tests.journeys.conftest import MakeProject
-from tests.journeys.live_server import (
-    LiveServer,
-    Project,
-    dice,
-    leaves_sockets_open,
-    nifti_of,
-    nrrd_of,
-    parts_of,
-    serving,
-    voxels,
-)
+from tests.journeys.live_server import LiveServer, Project, leaves_sockets_open, serving
+from tests.journeys.replies import dice, nifti_of, nrrd_of, parts_of, voxels
 from tests.server.conftest import command, environment
 
 Connect = Callable[[LiveServer], MONAILabelClient]
@@ -267,6 +258,12 @@ def test_labels_become_models_without_anyone_waiting(
     assert_predict_agrees(project, first, shown, served)
 
 
+STEPS = 150
+FLOOR = 0.6
+"""Foreground Dice that six labels must reach after `STEPS` steps. 40 steps, the least a round makes, gave
+0.566 on these 18 cases, and the score did not rank their errors yet (rank correlation -0.37)."""
+
+
 def ranks(values: list[float]) -> np.ndarray:
     return np.argsort(np.argsort(values)).astype(float)
 
@@ -276,16 +273,20 @@ def ranks(values: list[float]) -> np.ndarray:
 def test_six_labels_segment_the_rest_and_the_score_ranks_the_errors(
     make_project: MakeProject, full_budget: bool
 ) -> None:
-    """As shipped: default network and precision. The labels lie in the folder before the server starts."""
+    """The default network and a fixed number of steps, so that a busy machine is slower and not worse.
+
+    The labels lie in the folder before the server starts.
+    """
     if not full_budget:
-        pytest.skip("trains for a minute and a half as shipped; runs with the full budget (make test-real)")
+        pytest.skip("trains the default network for minutes; runs with the full budget (make test-real)")
     project = make_project("hippocampus", 24)
     for case in project.ids[:6]:
         project.put_label(case)
-    with serving(project, "--conf", "threads", "2", "--conf", "round_seconds", "90") as server:
-        entry = server.wait_for_labels(*project.ids[:6], patience_s=900)
+    project.set_training(network={}, patch=None, steps=STEPS, min_steps=STEPS)
+    with serving(project, "--conf", "threads", "2") as server:
+        entry = server.wait_for_labels(*project.ids[:6], patience_s=1200)
         assert entry["unlabeled"] == 18
-        assert entry["metrics"]["teacher"]["dice"] > MEASURED_FLOOR
+        assert entry["promoted"] is True
         scores, overlaps = [], []
         for case in project.ids[6:]:
             params, image = parts_of(server.infer(case))
@@ -293,11 +294,7 @@ def test_six_labels_segment_the_rest_and_the_score_ranks_the_errors(
             label = np.asarray(nifti_of(image.content).dataobj)
             overlaps.append(dice(label, voxels(project.reference(case))))
     print(f"mean Dice {np.mean(overlaps):.3f}, {entry['progress']['steps']} steps")
-    assert np.mean(overlaps) > MEASURED_FLOOR, overlaps
+    assert np.mean(overlaps) > FLOOR, overlaps
     correlation = float(np.corrcoef(ranks(scores), ranks([1 - value for value in overlaps]))[0, 1])
     print(f"rank correlation of score and error {correlation:.2f}")
     assert correlation > 0, (scores, overlaps)
-
-
-MEASURED_FLOOR = 0.6
-"""Foreground Dice of six labels after one round of 90 s; see the numbers this test prints with `-s`."""

@@ -12,7 +12,8 @@ import pytest
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 from tests.journeys.conftest import MakeProject
-from tests.journeys.live_server import LiveServer, leaves_sockets_open, nifti_of, parts_of, stock_serving
+from tests.journeys.live_server import LiveServer, leaves_sockets_open, stock_serving
+from tests.journeys.replies import nifti_of, parts_of
 
 Connect = Callable[[LiveServer], MONAILabelClient]
 

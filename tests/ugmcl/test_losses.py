@@ -10,7 +10,7 @@ from ugmcl.losses import (
     consistency_terms,
     cross_task_consistency,
     intra_task_consistency,
-    pseudo_label_loss,
+    mixed_loss,
     soft_dice_loss,
     supervised_loss,
     total_loss,
@@ -113,11 +113,13 @@ def test_the_uncertainty_guides_the_cross_task_term_only_where_asked() -> None:
     assert masked.item() == pytest.approx(0.0, abs=1e-4)
 
 
-def test_pseudo_labels_are_the_most_probable_class_and_doubtful_voxels_do_not_count() -> None:
+def test_mixed_patches_learn_the_likeliest_class_and_the_distance_where_voxels_count() -> None:
     logits = voxels([math.log(3.0), 5.0], [0.0, -5.0])
     target = voxels([0.1, 0.4], [0.9, 0.6])
-    loss = pseudo_label_loss(logits, target, voxels([1.0, 0.0]))
-    assert loss.item() == pytest.approx(-math.log(0.25) + 1 - (2 * 0.25 + 1) / (0.25 + 1 + 1))
+    output = DualTaskOutput(logits, voxels([0.5, 0.9]))
+    loss = mixed_loss(output, target, voxels([0.1, -1.0]), voxels([1.0, 0.0]), LossConfig(sdm_weight=2.0))
+    segmentation = -math.log(0.25) + 1 - (2 * 0.25 + 1) / (0.25 + 1 + 1)
+    assert loss.item() == pytest.approx(segmentation + 2.0 * 0.4**2)
 
 
 def test_the_total_ramps_both_consistency_terms() -> None:

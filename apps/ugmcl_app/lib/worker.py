@@ -135,10 +135,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _yield_processor(nice: int) -> None:
+    """Leave the processor to the server's requests.
+
+    Niceness alone does not: the worker has a session of its own, and Linux's automatic groups give each
+    session an equal share whatever the niceness inside. The group has a niceness too.
+    """
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # no such file where the kernel does not group
+        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    os.nice(options.nice)
+    _yield_processor(options.nice)
     if options.command == "predict":
         from .worker_predict import predict_folder
 

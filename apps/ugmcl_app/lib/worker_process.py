@@ -163,6 +163,9 @@ class WorkerProcess:
 def worker_environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
     """The environment of a worker: the server's, with the app folder importable and the thread counts set."""
     environment = dict(inherited)
+    # Waiting threads sleep instead of spinning. Beside a server that also computes, spinning doubled the CPU
+    # seconds of a training step and its duration [M: 0.53-0.78 against 0.25 CPU s, 2 threads on busy cores].
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     paths = [str(APP_FOLDER), *environment.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     environment["PYTHONUNBUFFERED"] = "1"

@@ -104,8 +104,8 @@ class LossConfig:
     cross_task_weight: float = 0.1
     """Final weight of the cross-task consistency [P]."""
     mix_weight: float = 1.0
-    """Final weight of cross-entropy + Dice on copy-pasted patches, >= 0; only with `TrainConfig.copy_paste`
-    on [M]; not in [P]."""
+    """Final weight, in the supervised loss of copy-pasted patches, of a voxel that the teacher is certain of;
+    a labeled voxel weighs 1; >= 0; only with `TrainConfig.copy_paste` on [M]; not in [P]."""
     rampup_fraction: float = 0.6
     """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1] [M]; [P]
     the whole run."""

@@ -128,20 +128,26 @@ def consistency_terms(
     return intra, cross
 
 
-def pseudo_label_loss(logits: Tensor, target_probs: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy + Dice against the most probable class of a target, voxels weighted by certainty.
+def mixed_loss(
+    output: DualTaskOutput, target_probs: Tensor, target_sdm: Tensor, weights: Tensor, config: LossConfig
+) -> Tensor:
+    """The supervised loss of patches whose target is part label, part teacher, voxels weighted.
 
     Args:
-        logits: Student scores `(B, C, H, W, D)`.
-        target_probs: Labels or teacher probabilities `(B, C, H, W, D)`.
-        weights: `(B, 1, H, W, D)` in [0, 1].
+        output: The student's, of the mixed patches.
+        target_probs: Labels one-hot or teacher probabilities `(B, C, H, W, D)`; the likeliest class counts.
+        target_sdm: Distance maps `(B, F, H, W, D)`.
+        weights: `(B, 1, H, W, D)` in [0, 1]: 1 where a label stands, less where the teacher does.
+        config: Supplies `sdm_weight`.
 
-    Source: bidirectional copy-paste (Bai et al. 2023); soft weights instead of its largest component.
+    Source: bidirectional copy-paste (Bai et al. 2023), with certainty weights for its largest component.
     """
+    logits = output.logits.float()
     hard = target_probs.argmax(dim=1)
-    entropy = F.cross_entropy(logits, hard, reduction="none")[:, None]
+    entropy = weighted_mean(F.cross_entropy(logits, hard, reduction="none")[:, None], weights)
     one_hot = F.one_hot(hard, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    return weighted_mean(entropy, weights) + soft_dice_loss(logits.softmax(dim=1), one_hot, weights)
+    distance = weighted_mean((output.sdm.float() - target_sdm) ** 2, weights)
+    return entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights) + config.sdm_weight * distance
 
 
 def total_loss(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augmentation import clamped_noise, strong_intensity
-from .losses import consistency_terms, pseudo_label_loss, supervised_loss, total_loss
+from .losses import consistency_terms, mixed_loss, supervised_loss, total_loss
 from .sampling import TwoStreamSampler
 from .schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
 from .training_state import TrainingState
@@ -27,54 +27,69 @@ GRADIENT_CLIP = 12.0
 
 
 class Targets(NamedTuple):
-    """What the teacher asks of the student on the consistency patches.
+    """What the teacher, and in exchanged boxes the label, asks of the student on the consistency patches.
 
     Attributes:
         images: Patches the student sees, `(B, 1, H, W, D)`.
-        probs: Teacher's mean class probabilities `(B, C, H, W, D)`.
-        sdm: Teacher's mean signed distance maps `(B, F, H, W, D)`.
-        weights: How much each voxel may teach, `(B, 1, H, W, D)` in [0, 1].
+        probs: Target class probabilities `(B, C, H, W, D)`: the teacher's mean, or the label one-hot.
+        sdm: Target signed distance maps `(B, F, H, W, D)`.
+        weights: How much each voxel may teach, `(B, 1, H, W, D)` in [0, 1]; 1 where a label stands.
+        labeled: 1 where a label stands, `(B, 1, H, W, D)`; `None` without exchanged boxes.
+        exchanged: How many of the labeled patches appear here instead of whole.
     """
 
     images: Tensor
     probs: Tensor
     sdm: Tensor
     weights: Tensor
+    labeled: Tensor | None = None
+    exchanged: int = 0
 
 
 def train_step(run: TrainingState, sampler: TwoStreamSampler) -> LossTerms:
     """One optimizer step and one teacher update; returns the loss terms, still on the device."""
     config = run.config
-    labeled = sampler.labeled_batch()
+    batch = sampler.labeled_batch()
     ramp = gaussian_rampup(run.step, config.loss.rampup_fraction * run.steps)
-    unlabeled = _consistency_batch(run, sampler, labeled, ramp)
-    targets = None if unlabeled is None else _targets(run, labeled, unlabeled)
-    count = len(labeled.image)
-    everything = targets is not None and config.train.mc_stream == "all" and config.train.copy_paste == "off"
-    images = labeled.image if targets is None or everything else torch.cat([labeled.image, targets.images])
-    if targets is not None and everything:
-        images = targets.images
+    unlabeled = _consistency_batch(run, sampler, batch, ramp)
+    targets = None if unlabeled is None else _targets(run, batch, unlabeled)
+    if targets is not None and targets.exchanged:
+        batch = batch.after(targets.exchanged)
+    # With the consistency terms on all patches, the labeled ones are already the first of the targets.
+    shared = targets is not None and config.train.mc_stream == "all" and targets.labeled is None
+    if targets is None:
+        images = batch.image
+    else:
+        images = targets.images if shared else torch.cat([batch.image, targets.images])
     if config.train.perturbation == "strong":
         images = strong_intensity(images, run.generator)
     with run.precision.autocast():
         output = run.student(run.precision.arrange(images), run.generator)
-    device = output.logits.device
-    assert labeled.label is not None
-    sdm = None if labeled.sdm is None else labeled.sdm.to(device)
-    first = DualTaskOutput(output.logits[:count], output.sdm[:count])
-    supervised = supervised_loss(first, labeled.label.to(device), sdm, config.loss)
-    intra = cross = weights = None
-    if targets is not None:
-        seen = slice(0 if everything else count, None)
-        student = DualTaskOutput(output.logits[seen], output.sdm[seen])
-        weights = targets.weights
-        intra, cross = consistency_terms(student, targets.probs, targets.sdm, weights, config.loss)
-        if config.train.copy_paste == "on" and config.loss.mix_weight > 0:
-            mixed = pseudo_label_loss(student.logits.float(), targets.probs, weights)
-            supervised = supervised + ramp * config.loss.mix_weight * mixed
-    terms = total_loss(supervised, intra, cross, weights, ramp, config.loss)
+    terms = _loss(run, output, batch, targets, 0 if shared else len(batch.image), ramp)
     _descend(run, terms.total)
     return terms
+
+
+def _loss(
+    run: TrainingState, output: DualTaskOutput, batch: Batch, targets: Targets | None, first: int, ramp: float
+) -> LossTerms:
+    """All terms of a step: whole labeled patches come first in `output`, the targets' from `first` on."""
+    config, device, whole = run.config.loss, output.logits.device, len(batch.image)
+    supervised = torch.zeros((), device=device)
+    if whole:
+        assert batch.label is not None
+        sdm = None if batch.sdm is None else batch.sdm.to(device)
+        seen = DualTaskOutput(output.logits[:whole], output.sdm[:whole])
+        supervised = supervised_loss(seen, batch.label.to(device), sdm, config)
+    if targets is None:
+        return total_loss(supervised, None, None, None, ramp, config)
+    student = DualTaskOutput(output.logits[first:], output.sdm[first:])
+    if targets.labeled is not None:
+        certain = torch.where(targets.labeled > 0, 1.0, ramp * config.mix_weight * targets.weights)
+        mixed = mixed_loss(student, targets.probs, targets.sdm, certain, config)
+        supervised = (whole * supervised + len(student.logits) * mixed) / (whole + len(student.logits))
+    intra, cross = consistency_terms(student, targets.probs, targets.sdm, targets.weights, config)
+    return total_loss(supervised, intra, cross, targets.weights, ramp, config)
 
 
 def _consistency_batch(
@@ -98,7 +113,9 @@ def _targets(run: TrainingState, labeled: Batch, unlabeled: Tensor) -> Targets:
 
 
 def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taught: Targets) -> Targets:
-    """Boxes of labeled patches in unlabeled ones and the reverse; labels stand in for the teacher there.
+    """Boxes of labeled patches in unlabeled ones and the reverse; the labels stand in for the teacher.
+
+    As many labeled patches as there are unlabeled ones are exchanged; the rest stay whole.
 
     Source: bidirectional copy-paste (Bai et al. 2023), box edges 2/3 of the patch.
     """
@@ -121,11 +138,14 @@ def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taugh
     device = taught.probs.device
     one_hot = F.one_hot(labeled.label, taught.probs.shape[1]).movedim(-1, 1).float().to(device)
     sdm = taught.sdm if labeled.sdm is None else labeled.sdm.to(device)
+    ones = torch.ones_like(taught.weights)
     return Targets(
         mix(labeled.image, unlabeled),
         mix(one_hot, taught.probs),
         mix(sdm, taught.sdm),
-        mix(torch.ones_like(taught.weights), taught.weights),
+        mix(ones, taught.weights),
+        mix(ones, torch.zeros_like(ones)),
+        count,
     )
 
 

@@ -37,6 +37,11 @@ class Batch(NamedTuple):
     label: Tensor | None
     sdm: Tensor | None
 
+    def after(self, count: int) -> Batch:
+        """The patches behind the first `count`."""
+        label = None if self.label is None else self.label[count:]
+        return Batch(self.image[count:], label, None if self.sdm is None else self.sdm[count:])
+
 
 class LossTerms(NamedTuple):
     """The terms of one step's loss, all scalars; `total` carries the gradient."""
