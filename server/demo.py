@@ -26,7 +26,6 @@ from server.demo_launch import own_server
 from server.demo_picture import ShownCase, draw_picture
 from server.demo_screen import DemoScreen, RoundResult
 from server.demo_session import DemoError, DemoSession
-from ugmcl.metrics import evaluate_case
 
 BUILD = Path("build")
 
@@ -72,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="studies folder of the sample cohort (default build/sample/studies, generated when absent)",
     )
+
+
+def _metrics(*args: Any) -> dict[str, Any]:
+    """`ugmcl.metrics.evaluate_case`, imported on first use: torch takes seconds that --help can spare."""
+    from ugmcl.metrics import evaluate_case
+
+    return evaluate_case(*args)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -175,7 +181,7 @@ class Demo:
         reply = self.session.infer(case)
         reference = np.asarray(nib.load(self.references / f"{case}.nii.gz").dataobj)
         spacing = _spacing(self.references / f"{case}.nii.gz")
-        dice = evaluate_case(reply.label, reference, spacing, _classes(reference))["dice"]
+        dice = _metrics(reply.label, reference, spacing, _classes(reference))["dice"]
         self.screen.say(
             f"  {case}: uncertainty {reply.score:.3f}, the model's Dice {dice:.3f}; expert's label submitted"
         )
@@ -203,7 +209,7 @@ class Demo:
                 reply = self.session.infer_file(scan)
                 file = nib.load(self.heldout_labels / scan.name)
                 reference = np.asarray(file.dataobj)
-                metrics[name] = evaluate_case(
+                metrics[name] = _metrics(
                     reply.label, reference, _spacing(scan), _classes(reference), reply.uncertainty
                 )
                 # The picture keeps to one case, the third, so that it is no hand-picked one.

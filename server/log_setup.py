@@ -6,12 +6,25 @@ import logging
 import logging.config
 import logging.handlers
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from server.request_log import places
 
 LOG_BYTES = 5 * 2**20
 
 # The stock host logs requests, params, file names and results at INFO and WARNING; image ids may be names.
 _QUIET = ("monailabel", "filelock", "matplotlib", "PIL", "httpx", "urllib3", "multipart", "python_multipart")
+
+
+class NamelessFormatter(logging.Formatter):
+    """Writes an exception as its type and lines of code: its message may hold a path, so a patient's name."""
+
+    def formatException(  # noqa: N802 - the base class's name
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> str:
+        return "" if ei[1] is None else places(ei[1])
 
 
 def log_file() -> Path | None:
@@ -48,7 +61,9 @@ def log_config(folder: Path | None, level: str = "INFO") -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "formatters": {
+            "line": {"()": NamelessFormatter, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
+        },
         "handlers": handlers,
         "root": {"level": "WARNING", "handlers": list(handlers)},
         "loggers": loggers,

@@ -103,11 +103,16 @@ def predict_folder(
         The worker's exit status: 0 when every scan was segmented.
 
     Raises:
-        StartError: the model or a folder is not there.
+        StartError: the model or a folder is not there, or the results would replace the scans.
     """
     if not source.is_dir():
         raise StartError(
             f"The input folder {source} does not exist; give a folder of .nii.gz, .nii or .nrrd files."
+        )
+    if target.resolve() == source.resolve():
+        raise StartError(
+            f"The results are named like the scans, so they would replace those in {source}; "
+            "give another folder with --output."
         )
     file = model_file(model, workspace)
     try:

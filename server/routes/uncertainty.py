@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi.responses import Response
 
 from server.running_app import heavy, known_image, running_app
 
@@ -39,21 +40,29 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/uncertainty/{image}",
     summary="How unsure the live model is, voxel by voxel; computed if absent or older than the model",
-    response_class=FileResponse,
+    response_class=Response,
     responses=_RESPONSES,
 )
-async def uncertainty(image: str, format: MapFormat = MapFormat.nrrd) -> FileResponse:  # noqa: A002 - interface
+async def uncertainty(image: str, format: MapFormat = MapFormat.nrrd) -> Response:  # noqa: A002 - interface
     return await heavy(lambda: _reply(image, format))
 
 
-def _reply(image: str, map_format: MapFormat) -> FileResponse:
+def _reply(image: str, map_format: MapFormat) -> Response:
     app = running_app()
     known_image(app, image)
     suffix = _SUFFIX[map_format]
+    content, version = _content(app, image, suffix)
+    # Ids are any text, headers are Latin-1: the form of RFC 6266 for both.
+    name = quote(f"{image}_uncertainty{suffix}", safe="")
+    headers = {"X-Model-Version": version, "Content-Disposition": f"attachment; filename*=utf-8''{name}"}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _content(app: Any, image: str, suffix: str) -> tuple[bytes, str]:
+    """The map's bytes, read at once: an inference of the same case may replace the kept file at any time."""
     path, version = app.uncertainty_map(image, suffix=suffix)
-    return FileResponse(
-        Path(path),
-        media_type="application/octet-stream",
-        filename=f"{image}_uncertainty{suffix}",
-        headers={"X-Model-Version": str(version)},
-    )
+    try:
+        return Path(path).read_bytes(), str(version)
+    except FileNotFoundError:
+        path, version = app.uncertainty_map(image, suffix=suffix)
+        return Path(path).read_bytes(), str(version)

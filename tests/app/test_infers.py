@@ -15,7 +15,7 @@ from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.registry import ModelRegistry
 from lib.settings import AppSettings
-from lib.volumes import read_header, read_label
+from lib.volumes import read_header, read_label, write_map
 from lib.workspace import Workspace
 from tests.app.scan_support import publish_tiny_model, scan, write_nifti
 from ugmcl.precision import Precision
@@ -117,6 +117,18 @@ def test_the_label_comes_in_the_type_asked_for(tasks: Project, scans: Path, dtyp
     for extension in (".nii.gz", ".nrrd"):
         found = tasks.segmentation.run(request(scans, result_dtype=dtype, result_extension=extension))
         assert read_label(found.label_file)[0].dtype == np.dtype(dtype)
+
+
+def test_without_a_wish_the_result_has_the_format_of_its_image(tasks: Project, tmp_path: Path) -> None:
+    for name in ("up.nrrd", "up.nii", "up.nii.gz"):
+        write_map(tmp_path / name, scan(seed=8), np.eye(4))
+        found = tasks.segmentation.run({"image": str(tmp_path / name), "mc_samples": 1})
+        assert found.label_file.name.endswith(name.removeprefix("up"))
+
+
+def test_numpys_short_names_of_types_are_understood(tasks: Project, scans: Path) -> None:
+    found = tasks.segmentation.run(request(scans, result_dtype="float"))
+    assert read_label(found.label_file)[0].dtype == np.float64
 
 
 @pytest.mark.parametrize(

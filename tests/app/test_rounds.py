@@ -104,6 +104,19 @@ def test_a_saved_label_becomes_a_round_after_the_debounce(studies: Studies, open
     assert shown["model_version"] == queue._runner._registry.published()
 
 
+def test_the_stored_rounds_keep_label_hashes_only_where_they_are_needed(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading())
+    for number in range(2):
+        studies.save_label(f"case{number:02d}", number)
+        wait_for(lambda number=number: statuses(queue) == ["done"] * (number + 1) and idle(queue))
+    first, last = stored(studies, "rounds.json")["rounds"]
+    assert (first["read"], first["claimed"]) == ({}, {})
+    assert first["labeled_ids"] == ["case00"]
+    assert last["read"] == studies.final_labels()
+
+
 def test_labels_saved_within_the_debounce_share_one_round(studies: Studies, open_queue: Opener) -> None:
     queue = open_queue(reading(), debounce_s=0.4)
     for number in range(4):

@@ -12,6 +12,7 @@ import pytest
 from lib.registry import ModelRegistry
 from lib.scores import ScoreBoard
 from lib.scoring import PoolScoring
+from lib.worker_process import WorkerOutcome
 from lib.workspace import Workspace
 from tests.app.round_support import Studies, settings, tiny_checkpoint
 
@@ -98,3 +99,37 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     with scoring._changed:
         scoring._changed.notify_all()  # what the poll does every 5 seconds
     wait_for(lambda: scores.missing(["case04"], version) == [])
+
+
+def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_is_passed_over(
+    workspace: Workspace, scores: ScoreBoard, scoring_of: Callable[..., PoolScoring], tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "studies", count=3)
+    registry = ModelRegistry(workspace)
+    older, newer, version = (registry.add(tiny_checkpoint(seed), "r0001", None, {}) for seed in (1, 2, 3))
+    registry.publish(version)
+    scores.put("case00", 0.5, newer)
+    scores.put("case01", 0.5, older)
+    scoring = scoring_of(studies, registry)
+    orders: list[list[str]] = []
+
+    class Dying:
+        stopped = False
+
+        def run(self) -> WorkerOutcome:
+            scoring._begun = orders[-1][0]
+            return WorkerOutcome(error="The worker was ended by signal SIGKILL.")
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    def prepare(version: str, missing: list[str]) -> Dying:
+        orders.append(missing)
+        return Dying()
+
+    scoring._prepare = prepare  # type: ignore[assignment, method-assign]
+    for _ in range(3):
+        assert not scoring._score_missing()
+    assert orders == [["case02", "case01", "case00"], ["case01", "case00"], ["case00"]]
+    assert not scoring._score_missing()
+    assert len(orders) == 3

@@ -181,8 +181,13 @@ def test_scoring_names_every_case_or_why_it_was_skipped(studies: Studies, worksp
     job = {"model": str(model), "device": "cpu", "threads": 1, "mc_samples": 2, "seed": 0, "cases": cases}
     worker, events = worker_of(job, workspace, "score")
     assert worker.run().result == {"event": "result", "scored": 1}
-    assert [(event["event"], event["id"]) for event in events] == [("score", "case04"), ("skipped", "case05")]
-    assert 0 <= events[0]["score"] <= 1
+    assert [(event["event"], event["id"]) for event in events] == [
+        ("begun", "case04"),
+        ("score", "case04"),
+        ("begun", "case05"),
+        ("skipped", "case05"),
+    ]
+    assert 0 <= events[1]["score"] <= 1
 
 
 def test_prediction_writes_a_label_and_a_map_for_every_readable_scan(

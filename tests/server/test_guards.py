@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Form, UploadFile
@@ -11,6 +13,7 @@ from starlette.testclient import TestClient
 
 from server import refusal
 from server.body_limit import BodyLimit
+from server.log_setup import NamelessFormatter
 from server.origin_guard import OriginGuard, host_name, is_same_origin, is_unsafe_path
 from server.request_log import RequestLog
 
@@ -178,3 +181,13 @@ def test_extra_keys_of_a_refusal_are_kept_beside_the_sentence() -> None:
         json.dumps(refusal.error_body({"detail": "No.", "labels_needed": 2}))
         == '{"detail": "No.", "labels_needed": 2}'
     )
+
+
+def test_an_exception_in_the_log_does_not_name_the_file_it_failed_on() -> None:
+    try:
+        Path("/scans/Jane_Doe.nii.gz").read_bytes()
+    except OSError:
+        record = logging.LogRecord("lib", logging.ERROR, __file__, 1, "It failed.", (), sys.exc_info())
+    written = NamelessFormatter("%(message)s").format(record)
+    assert "FileNotFoundError at" in written
+    assert "Jane" not in written

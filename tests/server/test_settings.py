@@ -90,6 +90,7 @@ def test_a_workspace_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
         (["serve", "--port", "many"], "port was given as 'many'"),
         (["train", "--studies", "/does/not/exist"], "/does/not/exist does not exist"),
         (["predict", "--model", "nothing.pt", "--input", ".", "--output", "out"], "no model file nothing.pt"),
+        (["predict", "--model", "m.pt", "--input", ".", "--output", "."], "would replace those"),
         (
             ["predict", "--model", "v1", "--studies", ".", "--input", ".", "--output", "out"],
             "versions kept there: none",

@@ -11,6 +11,7 @@ from ugmcl.checkpoint import Checkpoint
 from ugmcl.config import Config
 from ugmcl.inference import Prediction, Predictor, window_channels
 from ugmcl.network import DualTaskVNet
+from ugmcl.precision import Precision
 from ugmcl.volume import Volume
 
 
@@ -119,6 +120,30 @@ def test_more_window_memory_changes_no_label() -> None:
     assert (one.labels == many.labels).mean() > 0.9999
 
 
+def test_out_of_memory_halves_the_window_batch_and_ends_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine here runs out of GPU memory on demand: the windows are refused as if it had."""
+    volume = VOLUMES["larger than the patch"]
+    config = tiny_config(infer={"window_batch": 4})
+    expected = untrained(config).predict(volume)
+    predictor = untrained(config)
+    predictor.precision = Precision("fp32", "cuda")
+    tried: list[tuple[str, int]] = []
+    original = predictor._slide
+
+    def slide(image: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
+        tried.append((predictor.precision.device, predictor._window_batch))
+        if predictor.precision.device == "cuda":
+            raise torch.OutOfMemoryError("full")
+        return original(image, samples, generator)
+
+    monkeypatch.setattr(predictor, "_slide", slide)
+    found = predictor.predict(volume)
+    assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1)]
+    assert (found.labels == expected.labels).mean() > 0.99
+    predictor.predict(volume)
+    assert tried[4:] == [("cpu", 1)]
+
+
 def test_calls_from_several_threads_agree_with_one_after_another() -> None:
     predictor = untrained(tiny_config())
     volumes = list(VOLUMES.values())
@@ -153,14 +178,19 @@ def test_the_number_of_samples_is_reported() -> None:
     assert predictor.predict(VOLUMES["oblique"], mc_samples=2).summary.mc_samples == 2
 
 
-def test_window_channels_hold_the_deterministic_and_the_monte_carlo_probabilities() -> None:
-    config = tiny_config(2)
+@pytest.mark.parametrize(
+    ("measure", "extra"), [("predictive_entropy", 0), ("mutual_information", 1), ("head_disagreement", 1)]
+)
+def test_window_channels_hold_the_deterministic_and_the_monte_carlo_probabilities(
+    measure: str, extra: int
+) -> None:
+    config = tiny_config(2, infer={"measure": measure})
     torch.manual_seed(0)
     network = DualTaskVNet(config.network).eval()
     image = torch.randn(2, 1, 16, 16, 16)
     with torch.no_grad():
         channels = window_channels(network, image, config, 4, torch.Generator().manual_seed(0))
-        assert channels.shape == (2, 3 + 3 + 1 + 1, 16, 16, 16)
+        assert channels.shape == (2, 3 + 3 + extra, 16, 16, 16)
         assert torch.allclose(channels[:, :3], network(image).logits.softmax(dim=1), atol=1e-6)
         assert torch.allclose(channels[:, 3:6].sum(dim=1), torch.ones(1), atol=1e-5)
         assert window_channels(network, image, config, 0, None).shape[1] == 3

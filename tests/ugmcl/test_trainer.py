@@ -156,6 +156,29 @@ def test_a_killed_round_resumes_from_its_last_saved_state(tmp_path: Path) -> Non
     assert same(resumed.student, train(tmp_path / "whole", config).student)
 
 
+def test_a_round_ended_in_its_validation_trains_no_step_again(tmp_path: Path) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(progress: Progress) -> None:
+        if progress.phase == "validate":
+            raise Ended
+
+    cases, study = labeled("a", "b"), BallStudy()
+    config = tiny_config(train={"steps": 4})
+    with pytest.raises(Ended):
+        fit(config, cases[:1], [], cases[1:], study, tmp_path, precision=FP32, progress=end)
+    phases: list[str] = []
+    resumed = fit(
+        config, cases[:1], [], cases[1:], study, tmp_path, precision=FP32,
+        progress=lambda progress: phases.append(progress.phase),
+    )  # fmt: skip
+    assert set(phases) == {"validate"}
+    assert resumed.metrics["student"] is not None
+    assert resumed.steps == 4
+    assert not (tmp_path / STATE_FILE).exists()
+
+
 def test_a_resumed_round_keeps_its_number_format(tmp_path: Path) -> None:
     config = tiny_config()
     half = Precision("bf16", "cpu", True, {"fp32": 2.0, "bf16": 1.0})

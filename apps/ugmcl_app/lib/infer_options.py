@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .errors import Refusal
-from .volumes import EXTENSIONS
+from .volumes import EXTENSIONS, extension_of
 
 DEFAULT_MC_SAMPLES = 8
 MAX_MC_SAMPLES = 64
-RESULT_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
+RESULT_DTYPES = (
+    "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64",
+)  # fmt: skip
 DEFAULT_EXTENSION = ".nii.gz"
 
 
@@ -21,7 +25,7 @@ class InferOptions:
     Attributes:
         uncertainty: Whether the map is wanted as a file.
         mc_samples: Monte Carlo passes, 1 to 64.
-        extension: Of the result files, one of `EXTENSIONS`.
+        extension: Of the result files, one of `EXTENSIONS`; the image's own if none is asked for, as stock.
         dtype: Of the label, one of `RESULT_DTYPES`; None: uint8.
     """
 
@@ -40,7 +44,11 @@ class InferOptions:
         return cls(
             _boolean("uncertainty", request.get("uncertainty", False)),
             _samples(request.get("mc_samples", DEFAULT_MC_SAMPLES)),
-            _extension(request.get("result_extension") or DEFAULT_EXTENSION),
+            _extension(
+                request.get("result_extension")
+                or extension_of(str(request.get("image", "")))
+                or DEFAULT_EXTENSION
+            ),
             _dtype(request.get("result_dtype")),
         )
 
@@ -75,9 +83,13 @@ def _extension(value: Any) -> str:
 def _dtype(value: Any) -> str | None:
     if value in (None, ""):
         return None
-    if value not in RESULT_DTYPES:
+    try:
+        name = np.dtype(value).name if isinstance(value, str) else ""  # "float" is float64, as stock
+    except (TypeError, ValueError, SyntaxError):
+        name = ""
+    if name not in RESULT_DTYPES:
         raise Refusal(422, f"params.result_dtype is {_shown(value)}; allowed: {', '.join(RESULT_DTYPES)}.")
-    return str(value)
+    return name
 
 
 def _shown(value: Any) -> str:

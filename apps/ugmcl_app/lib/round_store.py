@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import IO
+from typing import IO, Any
 
-from .round_record import DONE, QUEUED, RUNNING, Round
+from .round_record import DONE, ENDED, QUEUED, RUNNING, Round
 from .workspace import Workspace, read_json, write_json_atomic
 
 INTERRUPTED = "interrupted: the server stopped"
@@ -67,9 +67,17 @@ class RoundStore:
 
     def save(self) -> None:
         """Replace the stored rounds by the present ones, atomically."""
-        write_json_atomic(
-            self._file, {"count": self._count, "rounds": [entry.to_dict() for entry in self.rounds]}
-        )
+        write_json_atomic(self._file, {"count": self._count, "rounds": self._stored()})
+
+    def _stored(self) -> list[dict[str, Any]]:
+        """Label hashes only where they are still asked for: every round times every label would fill the
+        file."""
+        last = next((entry for entry in reversed(self.rounds) if entry.status == DONE), None)
+        stored = [entry.to_dict() for entry in self.rounds]
+        for entry, values in zip(self.rounds, stored, strict=True):
+            if entry is not last and entry.status in ENDED:
+                values |= {"claimed": {}, "read": {}}
+        return stored
 
     def new(self) -> Round:
         """A new waiting round at the end of the list."""

@@ -368,7 +368,8 @@ class RoundQueue:
                 return
             if outcome.result is None:
                 entry.end(FAILED, outcome.error)
-                logger.warning("Round %s failed: %s", entry.id, outcome.error)
+                # Not why: the sentence may name a file, and a file may be named after a patient.
+                logger.warning("Round %s failed; GET /rounds says why.", entry.id)
                 if outcome.raised:
                     self._runner.discard_state()
                 return

@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 
 def score_cases(job: dict[str, Any], emit: EventStream) -> None:
-    """Score every case of the job; an unreadable one is reported as `skipped` and left out.
+    """Score every case of the job; one that cannot be scored is reported as `skipped` and left out.
 
     Args:
         job: `model` (checkpoint file), `device`, `threads`, `mc_samples`, `seed`, `cases` [{`id`, `image`}].
-        emit: Receives `score` events with `id` and `score` in [0, 1], `skipped` events, and a `result` at the
-            end.
+        emit: Receives `begun` events with `id`, then `score` with `id` and `score` in [0, 1] or `skipped`,
+            and a `result` at the end.
     """
     if job["threads"] > 0:
         torch.set_num_threads(job["threads"])
     predictor = Predictor(load_checkpoint(job["model"]), job["device"])
     scored = 0
     for case in job["cases"]:
+        emit("begun", id=case["id"])  # should it take this process down, the server knows which one it was
         try:
             volume = read_volume(Path(case["image"]))
-        except (ValueError, OSError) as error:
-            emit("skipped", id=case["id"], reason=str(error))
+            prediction = predictor.predict(
+                volume, uncertainty=True, mc_samples=job["mc_samples"], seed=job["seed"]
+            )
+        except Exception as error:  # a scan too large for the memory, say, must not keep the others waiting
+            emit("skipped", id=case["id"], reason=str(error) or type(error).__name__)
             continue
-        prediction = predictor.predict(
-            volume, uncertainty=True, mc_samples=job["mc_samples"], seed=job["seed"]
-        )
         assert prediction.summary is not None
         emit("score", id=case["id"], score=float(prediction.summary.score))
         scored += 1

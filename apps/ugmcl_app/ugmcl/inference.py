@@ -153,7 +153,6 @@ class Predictor:
             return (entropy - extra[0]).clamp(0.0, 1.0)
         return entropy
 
-    @torch.inference_mode()
     def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
         """Blended windows, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
         while True:
@@ -171,6 +170,7 @@ class Predictor:
                 self.precision = choose_precision(self.config, "cpu")
                 self._network = self.precision.place(self._network)
 
+    @torch.inference_mode()  # not around `_blend`: the probe it may need on the CPU takes gradients
     def _slide(self, image: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         def predictor(windows: Tensor) -> Tensor:
             with self.precision.autocast():

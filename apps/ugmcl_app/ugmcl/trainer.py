@@ -117,6 +117,8 @@ def fit(
     stopped = _train(run, sampler, workdir, report, stop)
     result = _result(run, sampler.set_aside, stopped)
     if not stopped:
+        if validation:
+            save(run, sampler, workdir / STATE_FILE)  # ended in the validation, it resumes at the validation
         _validate(result, validation, load, run, report)
         (workdir / STATE_FILE).unlink(missing_ok=True)
     return result
