@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from server.names import known
-from server.running_app import heavy, running_app
+from server.running_app import running_app
 
 router = APIRouter(prefix="/activelearning", tags=["Active learning"])
 
@@ -33,10 +33,10 @@ _UNKNOWN = {"detail": "There is no strategy 'best' here; available: first, most_
         404: {"description": "Unknown strategy", "content": {"application/json": {"example": _UNKNOWN}}},
     },
 )
-async def next_sample(
+def next_sample(
     strategy: str, params: Annotated[dict[str, Any] | None, Body(examples=[{"client_id": "reader-1"}])] = None
 ) -> dict[str, Any]:
-    return await heavy(lambda: _next_sample(strategy, params or {}))
+    return _next_sample(strategy, params or {})
 
 
 def _next_sample(strategy: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.journeys.conftest import MakeProject
 from tests.journeys.live_server import LiveServer, Project, leaves_sockets_open, serving
 from tests.journeys.replies import dice, nifti_of, nrrd_of, parts_of, voxels
 from tests.server.conftest import command, environment
+from ugmcl.metrics import auroc
 
 Connect = Callable[[LiveServer], MONAILabelClient]
 
@@ -259,9 +260,14 @@ def test_labels_become_models_without_anyone_waiting(
 
 
 STEPS = 150
-FLOOR = 0.6
-"""Foreground Dice that six labels must reach after `STEPS` steps. 40 steps, the least a round makes, gave
-0.566 on these 18 cases, and the score did not rank their errors yet (rank correlation -0.37)."""
+DICE_FLOOR = 0.6
+"""Mean foreground Dice that six labels must reach on the other 18 cases after `STEPS` steps; measured 0.73."""
+AUROC_FLOOR = 0.6
+"""Mean over the cases of how well the map tells wrong voxels from right ones, 0.5 by chance; measured 0.69.
+
+That is said of voxels. Over these 18 *cases* the score's rank correlation with the error was 0.02, so this
+journey prints it and asserts nothing of it; the choice of the score is measured by `make score-ranking`.
+"""
 
 
 def ranks(values: list[float]) -> np.ndarray:
@@ -270,7 +276,7 @@ def ranks(values: list[float]) -> np.ndarray:
 
 @pytest.mark.real
 @pytest.mark.timeout(1500)
-def test_six_labels_segment_the_rest_and_the_score_ranks_the_errors(
+def test_six_labels_segment_the_rest_and_the_map_marks_the_errors(
     make_project: MakeProject, full_budget: bool
 ) -> None:
     """The default network and a fixed number of steps, so that a busy machine is slower and not worse.
@@ -287,14 +293,17 @@ def test_six_labels_segment_the_rest_and_the_score_ranks_the_errors(
         entry = server.wait_for_labels(*project.ids[:6], patience_s=1200)
         assert entry["unlabeled"] == 18
         assert entry["promoted"] is True
-        scores, overlaps = [], []
+        scores, overlaps, aurocs = [], [], []
         for case in project.ids[6:]:
-            params, image = parts_of(server.infer(case))
+            params, image, uncertainty = parts_of(server.infer(case, uncertainty=True))
             scores.append(json.loads(params.content)["uncertainty"]["score"])
             label = np.asarray(nifti_of(image.content).dataobj)
-            overlaps.append(dice(label, voxels(project.reference(case))))
-    print(f"mean Dice {np.mean(overlaps):.3f}, {entry['progress']['steps']} steps")
-    assert np.mean(overlaps) > FLOOR, overlaps
+            reference = voxels(project.reference(case))
+            overlaps.append(dice(label, reference))
+            found = auroc(np.asarray(nifti_of(uncertainty.content).dataobj), label != reference)
+            assert found is not None
+            aurocs.append(found)
     correlation = float(np.corrcoef(ranks(scores), ranks([1 - value for value in overlaps]))[0, 1])
-    print(f"rank correlation of score and error {correlation:.2f}")
-    assert correlation > 0, (scores, overlaps)
+    print(f"Dice {np.mean(overlaps):.3f}, voxel AUROC {np.mean(aurocs):.3f}, case ranks {correlation:.2f}")
+    assert np.mean(overlaps) > DICE_FLOOR, overlaps
+    assert np.mean(aurocs) > AUROC_FLOOR, aurocs

@@ -139,11 +139,12 @@ def _yield_processor(nice: int) -> None:
     """Leave the processor to the server's requests.
 
     Niceness alone does not: the worker has a session of its own, and Linux's automatic groups give each
-    session an equal share whatever the niceness inside. The group has a niceness too.
+    session an equal share whatever the niceness inside. The group has a niceness too; half of ours leaves a
+    round about a quarter of a processor that something else, such as a viewer, keeps busy.
     """
     os.nice(nice)
     with contextlib.suppress(OSError):  # no such file where the kernel does not group
-        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
+        Path("/proc/self/autogroup").write_text(str(nice // 2), encoding="ascii")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

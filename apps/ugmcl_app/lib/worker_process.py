@@ -23,7 +23,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 APP_FOLDER = Path(__file__).resolve().parent.parent
-STOP_GRACE_S = 20.0  # a worker on a slow disk needs this long to write its state after SIGTERM
+STOP_GRACE_S = (
+    60.0  # a worker on a busy processor or a slow disk needs this long to write its state after SIGTERM
+)
 
 Event = dict[str, Any]
 
@@ -86,7 +88,7 @@ class WorkerProcess:
         return outcome
 
     def stop(self) -> None:
-        """Ask the worker to save its state and exit, and kill it if it has not in 20 s. Returns at once."""
+        """Ask the worker to save its state and exit, and kill it if it has not in 60 s. Returns at once."""
         with self._lock:
             first, self._stopped = not self._stopped, True
             child = self._child
