@@ -261,7 +261,7 @@ def test_labels_become_models_without_anyone_waiting(
 
 STEPS = 150
 DICE_FLOOR = 0.6
-"""Mean foreground Dice that six labels must reach on the other 18 cases after `STEPS` steps; measured 0.73."""
+"""Mean foreground Dice of the other 18 cases after `STEPS` steps on six labels; measured 0.73."""
 AUROC_FLOOR = 0.6
 """Mean over the cases of how well the map tells wrong voxels from right ones, 0.5 by chance; measured 0.69.
 
