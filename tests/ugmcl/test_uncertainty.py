@@ -68,6 +68,17 @@ def test_passes_that_share_the_encoder_equal_full_passes_under_the_same_masks(
     assert not torch.allclose(probs[0], probs[1])
 
 
+def test_leaving_the_distance_head_out_changes_no_probability() -> None:
+    network = DualTaskVNet(tiny_config().network).eval()
+    features = network.encode(torch.randn(2, 1, 16, 16, 16))
+    both = stochastic_passes(network, features, 3, torch.Generator().manual_seed(1))
+    alone = stochastic_passes(network, features, 3, torch.Generator().manual_seed(1), distances=False)
+    assert torch.equal(both.probs, alone.probs)
+    assert both.sdm is not None
+    assert alone.sdm is None
+    assert torch.equal(network.segment(features), network.decode(features).logits)
+
+
 def test_the_mean_of_the_passes_is_at_least_as_uncertain_as_the_passes() -> None:
     network = DualTaskVNet(tiny_config().network).eval()
     passes = stochastic_passes(network, network.encode(torch.randn(1, 1, 16, 16, 16)), 6, entropies=True)

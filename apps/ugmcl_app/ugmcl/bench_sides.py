@@ -175,7 +175,7 @@ def shared_encoder_step(
         features = network.encode(image)
         masks = network.sample_masks(len(image), features.bottleneck, run.generator)
         target = network.decode(features, masks)
-        passes = stochastic_passes(network, features, config.train.mc_samples, run.generator)
+        passes = stochastic_passes(network, features, config.train.mc_samples, run.generator, distances=False)
         length = config.loss.rampup_fraction * config.train.steps
         threshold = certainty_threshold(run.step, length, config.loss.threshold_start)
         uncertainty = normalized_entropy(passes.probs)

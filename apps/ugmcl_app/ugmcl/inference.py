@@ -65,21 +65,22 @@ def window_channels(
         Carlo probabilities; then what the configured measure needs: nothing for predictive entropy, the
         passes' mean entropy for mutual information, the two heads' disagreement for head disagreement.
     """
-    features = network.encode(image)
-    output = network.decode(features)
-    probs = output.logits.float().softmax(dim=1)
+    features, measure = network.encode(image), config.infer.measure
+    heads = measure == "head_disagreement" and samples > 0
+    output = network.decode(features) if heads else None
+    logits = network.segment(features) if output is None else output.logits
+    probs = logits.float().softmax(dim=1)
     if samples == 0:
         return probs
-    measure = config.infer.measure
     passes = stochastic_passes(
-        network, features, samples, generator, entropies=measure == "mutual_information"
+        network, features, samples, generator, distances=False, entropies=measure == "mutual_information"
     )
     channels = [probs, passes.probs]
     if passes.expected_entropy is not None:
         channels.append(passes.expected_entropy)
-    elif measure == "head_disagreement":
-        heads = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
-        channels.append(heads.amax(dim=1, keepdim=True))
+    if output is not None:
+        difference = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
+        channels.append(difference.amax(dim=1, keepdim=True))
     return torch.cat(channels, dim=1)
 
 

@@ -112,14 +112,21 @@ class DualTaskVNet(nn.Module):
 
     def decode(self, features: Features, masks: DropoutMasks | None = None) -> DualTaskOutput:
         """The half behind the first dropout; `masks=None` is the deterministic pass."""
-        h = features.bottleneck if masks is None else features.bottleneck * masks.bottleneck
-        for level in range(len(self.up) - 1, -1, -1):
-            h = self.decoder[level](self.up[level](h) + features.skips[level])
-        if masks is not None:
-            h = h * masks.head
+        h = self._decoded(features, masks)
         logits = self.segmentation_head(h)
         raw = self.sdm_head(h) if self.config.sdm_head == "separate" else logits[:, 1:]
         return DualTaskOutput(logits, torch.tanh(raw))
+
+    def segment(self, features: Features, masks: DropoutMasks | None = None) -> Tensor:
+        """The logits of `decode` alone, for those who do not look at the distance head."""
+        logits: Tensor = self.segmentation_head(self._decoded(features, masks))
+        return logits
+
+    def _decoded(self, features: Features, masks: DropoutMasks | None) -> Tensor:
+        h = features.bottleneck if masks is None else features.bottleneck * masks.bottleneck
+        for level in range(len(self.up) - 1, -1, -1):
+            h = self.decoder[level](self.up[level](h) + features.skips[level])
+        return h if masks is None else h * masks.head
 
     def sample_masks(
         self, batch: int, like: Tensor, generator: torch.Generator | None = None

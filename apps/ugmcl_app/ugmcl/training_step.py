@@ -158,6 +158,7 @@ def teach(run: TrainingState, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with run.precision.autocast():
         features = run.teacher.network.encode(run.precision.arrange(images))
         passes = stochastic_passes(run.teacher.network, features, config.train.mc_samples, run.generator)
+    assert passes.sdm is not None
     threshold = certainty_threshold(
         run.step, config.loss.rampup_fraction * run.steps, config.loss.threshold_start
     )

@@ -24,12 +24,12 @@ class StochasticPasses(NamedTuple):
 
     Attributes:
         probs: Mean class probabilities, `(B, C, H, W, D)`.
-        sdm: Mean signed distance maps, `(B, F, H, W, D)`.
+        sdm: Mean signed distance maps, `(B, F, H, W, D)`; `None` if left out.
         expected_entropy: Mean of the passes' entropies over ln C, `(B, 1, H, W, D)`; `None` unless asked for.
     """
 
     probs: Tensor
-    sdm: Tensor
+    sdm: Tensor | None
     expected_entropy: Tensor | None
 
 
@@ -56,6 +56,7 @@ def stochastic_passes(
     samples: int,
     generator: torch.Generator | None = None,
     *,
+    distances: bool = True,
     entropies: bool = False,
 ) -> StochasticPasses:
     """T decoder passes over one encoder pass, averaged as they come instead of stored.
@@ -65,18 +66,21 @@ def stochastic_passes(
         features: Of a batch of B patches.
         samples: T >= 1.
         generator: Source of the dropout masks, for a reproducible result.
+        distances: Whether the distance head runs too (only training needs it).
         entropies: Whether each pass's entropy is averaged too (only mutual information needs it).
     """
     batch = features.bottleneck.shape[0]
     totals: list[Tensor] = []
     for _ in range(samples):
         masks = network.sample_masks(batch, features.bottleneck, generator)
-        output = network.decode(features, masks)
-        probs = output.logits.float().softmax(dim=1)
-        terms = [probs, output.sdm.float(), *([normalized_entropy(probs)] if entropies else [])]
+        output = network.decode(features, masks) if distances else None
+        logits = network.segment(features, masks) if output is None else output.logits
+        terms = [logits.float().softmax(dim=1)]
+        terms += [normalized_entropy(terms[0])] if entropies else []
+        terms += [output.sdm.float()] if output is not None else []
         totals = [total.add_(term) for total, term in zip(totals, terms, strict=True)] if totals else terms
     means = [total.div_(samples) for total in totals]
-    return StochasticPasses(means[0], means[1], means[2] if entropies else None)
+    return StochasticPasses(means[0], means[-1] if distances else None, means[1] if entropies else None)
 
 
 def certainty_weights(uncertainty: Tensor, threshold: float, weighting: str) -> Tensor:
