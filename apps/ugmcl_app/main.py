@@ -183,10 +183,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             known = ", ".join(self._strategies)
             raise Refusal(404, f"There is no strategy {str(name)[:80]!r} here; available: {known}.")
         found: dict[str, Any] = strategy(request, self.datastore())
-        if not found:
-            return {}
-        version = found["model_version"] or self.registry.published()  # a case that waits for its first score
-        return {**found, "model_version": version, "path": self.datastore().get_image_uri(found["id"])}
+        return {**found, "path": self.datastore().get_image_uri(found["id"])} if found else {}
 
     def uncertainty_map(
         self, image_id: str, version: str | None = None, suffix: str = ".nii.gz"

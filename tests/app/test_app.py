@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_a_proposal_can_be_saved_but_never_as_the_experts(app: Any) -> None:
 
 def test_server_paths_are_no_images(app: Any, scans: Path) -> None:
     publish(app)
-    outside = Path(__file__)
+    outside = Path(os.__file__)
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / "link.nii.gz"
         link.symlink_to(scans / "a.nii.gz")
