@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -114,8 +115,9 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
     server = uvicorn.Server(config)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises it again once everything is shut down
-        sys.stderr.write("Stopped; the next start goes on from here.\n")
-    return 0 if server.started else 3
+    if not server.started:
+        return 3
+    sys.stderr.write("Stopped; the next start goes on from here.\n")
+    return 0

@@ -20,6 +20,7 @@ from server.demo_launch import copy_studies, free_port
 from server.demo_picture import ShownCase, draw_picture, most_uncertain_slice
 from server.demo_screen import RoundResult
 from server.demo_session import DemoError, DemoSession, sentence_of
+from tests.journeys.live_server import leaves_sockets_open
 
 
 def arguments(*line: str) -> argparse.Namespace:
@@ -181,6 +182,7 @@ def test_slice_shown_is_axial_whatever_the_scans_orientation() -> None:
     np.testing.assert_array_equal(most_uncertain_slice(case).image, most_uncertain_slice(turned).image)
 
 
+@leaves_sockets_open  # the stock client never closes its connections
 @pytest.mark.timeout(600)
 def test_a_small_demo_runs_from_start_to_picture(cohort: Path, tmp_path: Path) -> None:
     line = ["--rounds", "2", "--labels-per-round", "1", "--round-seconds", "15"]
