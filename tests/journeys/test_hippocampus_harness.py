@@ -56,6 +56,26 @@ def test_two_labels_give_figures_and_finished_runs_are_kept(hippocampus: Path, t
     assert {"volume_mean", "foreground_mean", "mass_over_foreground", "expected_dice_loss"} <= set(candidates)
 
 
+def test_runs_side_by_side_give_the_figures_of_runs_in_turn(hippocampus: Path, tmp_path: Path) -> None:
+    chosen = ["--only", "binary/ug_mcl", "binary/supervised", "--seeds", "1"]
+    assert run_command(hippocampus, tmp_path, *chosen, "--threads", "2") == 0
+    figures = json.loads((tmp_path / "hippocampus.json").read_text())
+    assert set(figures["binary"]) == {"ug_mcl", "supervised"}
+    files = sorted((tmp_path / "runs" / "logs").glob("*.log"))
+    assert [file.stem for file in files] == ["binary_supervised_seed0", "binary_ug_mcl_seed0"]
+
+
+def test_a_run_that_fails_beside_another_is_named_with_its_log(
+    hippocampus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "binary_ug_mcl_seed0.json").mkdir(parents=True)  # so that its record cannot be kept
+    chosen = ["--only", "binary/ug_mcl", "binary/supervised", "--seeds", "1"]
+    assert run_command(hippocampus, tmp_path, *chosen, "--threads", "2") == 2
+    said = capsys.readouterr().err
+    assert "binary_ug_mcl_seed0 failed" in said
+    assert ".log" in said
+
+
 def test_stopped_run_goes_on_where_it_was(hippocampus: Path, tmp_path: Path) -> None:
     dataset, load = read_dataset(hippocampus), Loader(merge=True)
     config = base_config(("hippocampus",), dataset.unlabeled(dataset.pool[:2]), load, TINY)

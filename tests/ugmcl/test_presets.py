@@ -27,10 +27,10 @@ def test_the_default_patch_fits_the_device_and_the_network(
     assert config.labels == ("a", "b")
 
 
-def test_small_scans_keep_their_spacing_and_fit_into_one_patch() -> None:
+def test_small_scans_keep_their_spacing_and_the_patch_is_smaller_than_they_are() -> None:
     config = preset("default", ["a"], *HIPPOCAMPUS)
     assert config.preprocess.spacing_mm == (1.0, 1.0, 1.0)
-    assert config.preprocess.patch == (40, 56, 40)
+    assert config.preprocess.patch == (32, 48, 32)
 
 
 def test_large_scans_are_coarsened_evenly_on_a_cpu() -> None:

@@ -41,6 +41,7 @@ class Experiment:
         test: Labeled cases for the reported figures.
         ranking: Cases neither labeled in training nor in `test`, on which the score of a scan may be chosen;
             empty for none.
+        threads: CPU threads the run is to have; 0 for those the process has.
     """
 
     group: str
@@ -51,6 +52,7 @@ class Experiment:
     unlabeled: Sequence[TrainingCase]
     test: Sequence[TrainingCase]
     ranking: Sequence[TrainingCase] = ()
+    threads: int = 0
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ class Experiment:
         """Changes with the configuration, the cases or the number of threads."""
         sets = (self.labeled, self.unlabeled, self.test, self.ranking)
         cases = [[case.id for case in one] for one in sets]
-        known = [self.config.to_dict(), self.seed, cases, torch.get_num_threads()]
+        known = [self.config.to_dict(), self.seed, cases, self.threads or torch.get_num_threads()]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 

