@@ -149,6 +149,38 @@ class ReadingWorker:
         self._stop.set()
 
 
+class WorkerHere:
+    """Does a worker's real work in this process, which saves starting one; can stop after some steps."""
+
+    def __init__(self, job: dict[str, Any], stop_after: int | None = None) -> None:
+        self._job, self._left, self.graceful = job, stop_after, False
+
+    @property
+    def requested(self) -> bool:
+        """Asked once a step, as of `lib.worker.StopSignal`."""
+        self._left = None if self._left is None else self._left - 1
+        return self._left is not None and self._left <= 0
+
+    def run(self) -> WorkerOutcome:
+        from lib.worker_compare import compare
+        from lib.worker_train import train_round
+
+        outcome = WorkerOutcome()
+
+        def emit(event: str, **values: Any) -> None:
+            if event == "result":
+                outcome.result = {"event": event, **values}
+
+        if self._job.get("command") == "compare":
+            compare(self._job, emit)  # type: ignore[arg-type]
+        else:
+            train_round(self._job, emit, self)  # type: ignore[arg-type]
+        return outcome
+
+    def stop(self) -> None:
+        self._left = 0
+
+
 def result_event(
     job: dict[str, Any],
     checkpoint: Path,
@@ -169,6 +201,8 @@ def result_event(
         "checkpoint": str(checkpoint),
         "candidate": "student",
         "metrics": metrics,
+        "published_version": job["published_version"],
+        "validation": [case for case in job["labeled"] if case["role"] == "validate"],
         "read": read,
         "set_aside": set_aside,
         "config": {},

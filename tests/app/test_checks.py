@@ -181,6 +181,39 @@ def test_slicers_numbering_with_a_background_segment_is_understood(tmp_path: Pat
     np.testing.assert_array_equal(found, two_segments())
 
 
+@pytest.mark.parametrize("first", [2, 3])
+def test_a_value_with_two_meanings_is_refused_with_what_to_do(
+    tmp_path: Path, image: Volume, first: int
+) -> None:
+    # 2 is "anterior" by its idx, and "posterior" if Slicer left out the "background" before them.
+    info = [{"name": "anterior", "idx": first}, {"name": "posterior", "idx": first + 1}]
+    path = submitted(tmp_path, block(value=2))
+    if first == 2:
+        found = refusal(path, image, TWO, info).detail
+        assert "'anterior'" in found
+        assert "'posterior'" in found
+        assert "delete the segment that comes before them" in found
+    else:  # 2 is no idx here: the order is the only meaning
+        np.testing.assert_array_equal(check_label(path, image, TWO, info), block(value=2))
+
+
+def test_a_gap_in_the_numbering_is_as_ambiguous_as_a_late_start(tmp_path: Path, image: Volume) -> None:
+    three = {"anterior": 1, "wall": 2, "posterior": 3}
+    info = [{"name": name, "idx": idx} for name, idx in (("anterior", 1), ("wall", 3), ("posterior", 4))]
+    assert "may mean two things" in refusal(submitted(tmp_path, block(value=3)), image, three, info).detail
+    found = check_label(submitted(tmp_path, block(value=2)), image, three, info)
+    np.testing.assert_array_equal(found, block(value=2))
+
+
+def test_two_readings_that_agree_are_not_questioned(tmp_path: Path, image: Volume) -> None:
+    path = submitted(tmp_path, block(value=2))
+    # One class: the one segment is the organ under either name.
+    info = [{"name": "LA", "idx": 2}, {"name": "vein", "idx": 3}]
+    np.testing.assert_array_equal(check_label(path, image, ONE, info), block())
+    listed_backwards = [{"name": "posterior", "idx": 2}, {"name": "anterior", "idx": 1}]
+    np.testing.assert_array_equal(check_label(path, image, TWO, listed_backwards), block(value=2))
+
+
 @pytest.mark.parametrize(
     "info",
     [

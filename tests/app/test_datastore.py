@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
+from lib.pool import PoolFindings
 from lib.volumes import read_header, read_label, write_label
 from lib.workspace import Workspace
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, put_bad_files, scan, tree, write_nifti
@@ -87,6 +89,29 @@ def test_names_with_dots_and_extensions_inside_keep_their_ids(scans: Path, proje
     store = FolderDatastore(scans, project, ONE)
     assert {"x.nii.v2", "1.2.840.113"} <= set(store.list_images())
     assert store.get_image_uri("x.nii.v2") == str(scans / "x.nii.v2.nii.gz")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("SCAN.NII.GZ", "SCAN.nii.gz"), ("x.Nrrd", "x.nrrd")])
+def test_an_extension_in_capitals_is_listed_with_the_name_it_should_have(
+    scans: Path, project: Workspace, given: str, meant: str
+) -> None:
+    (scans / "a.nii.gz").rename(scans / given)
+    store = FolderDatastore(scans, project, ONE)
+    assert store.list_images() == ["b", "c"]
+    assert [entry["file"] for entry in store.quarantined()] == [given]
+    assert f"rename it to '{meant}'" in store.quarantined()[0]["reason"]
+    (scans / given).rename(scans / meant)
+    store.refresh()
+    assert store.quarantined() == []
+    assert meant.split(".")[0] in store.list_images()
+
+
+def test_an_uploaded_file_with_its_extension_in_capitals_gets_an_id_without_it(
+    store: FolderDatastore, tmp_path: Path
+) -> None:
+    upload = write_nifti(tmp_path / "up.nii.gz", scan(seed=5)).rename(tmp_path / "UP.NII.GZ")
+    assert store.add_image("", str(upload), {}) == "UP"
+    assert store.get_image_uri("UP").endswith("/UP.nii.gz")
 
 
 def test_two_files_with_one_id_are_not_confused(scans: Path, project: Workspace) -> None:
@@ -280,6 +305,75 @@ def test_a_label_edited_or_deleted_in_the_folder_is_noticed(
     path.unlink()
     store.refresh()
     assert store.final_labels() == {}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("missing", ["labels", "scans"])
+def test_a_label_that_is_gone_for_a_moment_keeps_all_that_came_with_it(
+    store: FolderDatastore, scans: Path, label: Path, missing: str, restart: bool
+) -> None:
+    empty = write_nifti(label.with_name("e.nii.gz"), np.zeros(SHAPE, np.uint8))
+    store.save_label("a", str(label), "final", {"client_id": "reader"})
+    store.save_label("b", str(empty), "final", {"no_finding": True})
+    before, info = store.final_labels(), [store.get_label_info(i, "final") for i in "ab"]
+    final = scans / "labels" / "final"
+    files = [folder / f"{i}.nii.gz" for folder in (final if missing == "labels" else scans,) for i in "ab"]
+    for file in files:
+        file.rename(file.with_suffix(".away"))
+    store.refresh()
+    assert store.final_labels() == {}
+    if restart:
+        store = reopen(store)
+        assert store.final_labels() == {}
+    for file in files:
+        file.with_suffix(".away").rename(file)
+    store.refresh()
+    assert store.final_labels() == before
+    assert [store.get_label_info(i, "final") for i in "ab"] == info
+    assert store.quarantined() == []
+
+
+def test_another_label_in_the_place_of_one_that_had_gone_is_not_taken_for_it(
+    store: FolderDatastore, scans: Path, label: Path
+) -> None:
+    store.save_label("a", str(label), "final", {"client_id": "reader"})
+    path = scans / "labels" / "final" / "a.nii.gz"
+    kept = path.read_bytes()
+    path.unlink()
+    store.refresh()
+    edited = block()
+    edited[0, 0, 0] = 1
+    write_nifti(path, edited)
+    store.refresh()
+    assert "client_id" not in store.get_label_info("a", "final")
+    store.remove_label("a", "final")
+    path.write_bytes(kept)
+    store.refresh()
+    assert "client_id" not in store.get_label_info("a", "final"), "removed on purpose, then put back by hand"
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "labels/final/a.nii.gz"])
+def test_a_file_that_could_not_be_read_for_a_moment_is_tried_again(
+    store: FolderDatastore, scans: Path, label: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_label("a", str(label), "final", {"client_id": "reader"})
+    before = store.final_labels()
+    store._workspace.checks_file.unlink(missing_ok=True)
+    monkeypatch.setattr(store, "_findings", PoolFindings(store._workspace.checks_file))
+    opened = Path.open
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == scans / name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", fail)
+        store.refresh(voxels_s=10)
+        assert store.final_labels() == {}
+    store.refresh(voxels_s=10)
+    assert store.final_labels() == before
+    assert store.get_label_info("a", "final")["client_id"] == "reader"
 
 
 def test_listeners_hear_of_final_labels_only(store: FolderDatastore, label: Path) -> None:

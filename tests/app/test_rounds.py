@@ -25,6 +25,7 @@ from lib.workspace import Workspace
 from tests.app.round_support import (
     ReadingWorker,
     Studies,
+    WorkerHere,
     keep_tiny_config,
     result_event,
     settings,
@@ -236,6 +237,93 @@ def test_an_unreadable_label_is_set_aside_and_does_not_start_rounds_forever(
     assert "case00: The label cannot be used." in queue.list()[-1]["reason"]
 
 
+def test_a_label_that_came_too_late_for_its_round_is_learned_by_another_at_once(
+    studies: Studies, open_queue: Opener
+) -> None:
+    class Late(ReadingWorker):
+        def run(self) -> WorkerOutcome:
+            outcome = super().run()
+            assert outcome.result is not None
+            if self.job["round"] == "r0001":
+                del outcome.result["read"]["case01"]
+                outcome.result |= {"late": ["case01"], "set_aside": {"case01": "it came late"}}
+            return outcome
+
+    studies.save_label("case00", 0)
+    studies.save_label("case01", 1)
+    queue = open_queue(lambda job, on_event: Late(job))
+    wait_for(lambda: statuses(queue) == ["done", "done"])
+    assert [entry["labeled_ids"] for entry in queue.list()] == [["case00"], ["case00", "case01"]]
+    time.sleep(0.2)
+    assert len(queue.list()) == 2
+
+
+def test_a_label_that_cannot_be_read_starts_no_round_until_it_can_be(
+    studies: Studies, open_queue: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash is known from before, so it is among the final labels; no round's worker has read it."""
+    gone: set[str] = {"case01"}
+    whole = studies.get_label_uri
+    monkeypatch.setattr(
+        studies,
+        "get_label_uri",
+        lambda i, tag: f"{studies.folder}/unreadable" if i in gone else whole(i, tag),
+    )
+    studies.save_label("case00", 0)
+    studies.save_label("case01", 1)
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["done"])
+    assert queue.list()[0]["labeled_ids"] == ["case00"]
+    assert queue.list()[0]["reason"] == (
+        "no validation case yet. Set aside: case01: its label file could not be read"
+    )
+    for _ in range(2):
+        queue.stop()
+        queue = open_queue(reading())
+        time.sleep(0.2)
+        assert statuses(queue) == ["done"], "an unchanged unreadable label started a round again"
+    gone.clear()
+    queue.stop()
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["done", "done"])
+    assert queue.list()[1]["labeled_ids"] == ["case00", "case01"]
+
+
+def test_a_round_cancelled_as_its_worker_ends_leaves_its_labels_pending(
+    studies: Studies, open_queue: Opener
+) -> None:
+    class Ending(ReadingWorker):
+        """Its result is on the way when the cancellation comes."""
+
+        def run(self) -> WorkerOutcome:
+            outcome = super().run()
+            if self.job["round"] == "r0001":
+                assert queue.cancel() is not None
+            return outcome
+
+    queue = open_queue(lambda job, on_event: Ending(job))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["cancelled"] and idle(queue))
+    assert queue._runner._registry.list() == []
+    assert "its labels stay pending" in queue.list()[0]["reason"]
+    done = queue.wait(queue.request(), 30)
+    assert (done.status, done.labeled_ids, done.promoted) == ("done", ["case00"], True)
+
+
+def test_a_round_cancelled_while_its_candidate_is_published_is_kept(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading())
+    registry = queue._runner._registry
+    answers: list[Any] = []
+    registry.on_published.append(lambda version: answers.append(queue.cancel()))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["done"] and idle(queue))
+    assert answers == [None], "there was nothing left to cancel"
+    assert registry.published() == queue.list()[0]["model_version"]
+    assert stored(studies, "rounds.json")["rounds"][0]["read"] == studies.final_labels()
+
+
 def test_labels_found_at_start_start_a_round_and_known_ones_do_not(
     studies: Studies, open_queue: Opener
 ) -> None:
@@ -289,6 +377,65 @@ def test_a_worse_candidate_is_kept_but_not_published(studies: Studies, open_queu
     assert rounds[1]["metrics"]["published_before"]["dice"] == 0.8
     versions = queue._runner._registry.list()
     assert [version["published"] for version in versions] == [False, False, True]
+
+
+def rolling_back(
+    studies: Studies, open_queue: Opener, comparison: WorkerOutcome
+) -> tuple[RoundQueue, list[dict[str, Any]]]:
+    """Four rounds, each with one label more; the first version is made live again while the last one runs."""
+    dice = {"r0001": (0.5, 0.0), "r0002": (0.8, 0.5), "r0003": (0.9, 0.8), "r0004": (0.7, 0.9)}
+    compared: list[dict[str, Any]] = []
+
+    class Measured(ReadingWorker):
+        def run(self) -> WorkerOutcome:
+            if self.job["command"] == "compare":
+                compared.append(self.job)
+                return comparison
+            outcome = super().run()
+            assert outcome.result is not None
+            checkpoint, read = Path(outcome.result["checkpoint"]), outcome.result["read"]
+            registry = queue._runner._registry
+            if self.job["round"] == "r0004":
+                registry.publish(registry.list()[0]["version"])
+            return WorkerOutcome(result=result_event(self.job, checkpoint, read, {}, dice[self.job["round"]]))
+
+    queue = open_queue(lambda job, on_event: Measured(job))
+    for number in range(4):
+        studies.save_label(f"case{number:02d}", number)
+        wait_for(lambda: idle(queue) and statuses(queue).count("done") == number + 1)  # noqa: B023
+    return queue, compared
+
+
+def test_a_candidate_is_compared_with_the_version_that_is_live_at_the_end_of_its_round(
+    studies: Studies, open_queue: Opener
+) -> None:
+    before = {"dice": 0.5, "hd95_mm": 2.0}
+    comparison = WorkerOutcome(result={"event": "result", "published_before": before})
+    queue, compared = rolling_back(studies, open_queue, comparison)
+    versions = [entry["version"] for entry in queue._runner._registry.list()]
+    assert [Path(job["published"]).parent.name for job in compared] == [versions[0]]
+    assert [case["id"] for case in compared[0]["cases"]] == ["case03"]
+    last = queue.rounds()[-1]
+    assert last.metrics is not None
+    assert last.metrics["published_before"] == before
+    assert last.compared_with == versions[0]
+    assert last.promoted, "0.7 is more than the 0.5 of the version that is live again"
+    assert f"against 0.5000 of the published model {versions[0]}" in last.reason
+    assert queue._runner._registry.published() == versions[3]
+    assert queue._runner._registry.record(versions[3])["compared_with"] == versions[0]
+    assert [entry.compared_with for entry in queue.rounds()[:3]] == [None, *versions[:2]]
+
+
+def test_a_candidate_that_cannot_be_compared_is_kept_but_not_published(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue, _ = rolling_back(studies, open_queue, WorkerOutcome(error="The worker was ended by SIGKILL."))
+    last, registry = queue.rounds()[-1], queue._runner._registry
+    versions = [entry["version"] for entry in registry.list()]
+    assert (last.status, last.model_version, last.promoted) == ("done", versions[3], False)
+    assert registry.published() == versions[0]
+    assert "ended by SIGKILL" in last.reason
+    assert "start a round" in last.reason
 
 
 def test_a_second_process_cannot_train_the_same_project(studies: Studies, open_queue: Opener) -> None:
@@ -381,6 +528,28 @@ def test_labels_saved_before_a_quiet_end_are_all_learned_without_a_further_event
     assert [r for r in stored(studies, "rounds.json")["rounds"] if r["status"] == "done"][-1][
         "read"
     ] == studies.final_labels()
+
+
+def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_back_to(
+    studies: Studies, open_queue: Opener
+) -> None:
+    """Real rounds; the labels stay the same, so a version's figures are those of the round that made it."""
+    keep_tiny_config(Workspace(studies.folder / ".ugmcl"))
+    for number in range(4):
+        studies.save_label(f"case{number:02d}", number)
+    queue = open_queue(lambda job, on_event: WorkerHere(job), publish_margin=1.0)  # every candidate goes live
+    registry = queue._runner._registry
+    wait_for(lambda: idle(queue) and statuses(queue) == ["done"], 90)
+    assert queue.wait(queue.request(), 90).promoted
+    first, second = queue.rounds()
+    assert second.compared_with == first.model_version
+    registry.publish(str(first.model_version))
+    third = queue.wait(queue.request(), 90)
+    assert third.compared_with == first.model_version != second.model_version
+    assert first.metrics is not None
+    assert third.metrics is not None
+    chosen = registry.record(str(first.model_version))["candidate"]
+    assert third.metrics["published_before"] == pytest.approx(first.metrics[chosen], abs=1e-3)
 
 
 def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lib.pool import scan_version
 from lib.registry import ModelRegistry
 from lib.scores import ScoreBoard
 from lib.scoring import PoolScoring
@@ -32,8 +33,8 @@ def test_the_least_sure_case_of_the_live_version_is_the_best(scores: ScoreBoard)
     scores.put("b", 0.9, "v1")
     scores.put("c", 0.4, "v2")
     best = scores.best(["a", "b", "c"], "v2")
-    assert best == ("c", 0.4, "v2")
-    assert scores.best(["a", "b"], "v3") == ("b", 0.9, "v1")
+    assert best == ("c", 0.4, "v2", "")
+    assert scores.best(["a", "b"], "v3") == ("b", 0.9, "v1", "")
     assert scores.best(["unscored"], "v2") is None
     assert scores.best([], "v2") is None
 
@@ -51,9 +52,24 @@ def test_scores_outlive_the_server(scores: ScoreBoard, workspace: Workspace) -> 
         scores.put(f"c{number}", number / 50, "v1")
     scores.flush()
     again = ScoreBoard(workspace)
-    assert again.get("c10") == ("c10", 0.2, "v1")
-    assert again.missing(["c1", "new"], "v1") == ["new"]
-    assert again.missing(["c1", "new"], "v2") == ["c1", "new"]
+    assert again.get("c10") == ("c10", 0.2, "v1", "")
+    assert again.missing({"c1": "", "new": ""}, "v1") == ["new"]
+    assert again.missing({"c1": "", "new": ""}, "v2") == ["c1", "new"]
+
+
+def test_a_replaced_scan_is_scored_anew(scores: ScoreBoard, workspace: Workspace) -> None:
+    scores.put("a", 0.2, "v1", "100:7:a.nii.gz")
+    scores.flush()
+    again = ScoreBoard(workspace)
+    assert again.missing({"a": "100:7:a.nii.gz"}, "v1") == []
+    assert again.missing({"a": "100:8:a.nii.gz"}, "v1") == ["a"]
+
+
+def test_a_file_of_scores_from_before_scans_were_noted_still_counts(workspace: Workspace) -> None:
+    workspace.scores_file.write_text('{"scores": {"a": {"score": 0.25, "model_version": "v1"}}}')
+    scores = ScoreBoard(workspace)
+    assert scores.get("a") == ("a", 0.25, "v1", "")
+    assert scores.missing({"a": "100:7:a.nii.gz"}, "v1") == []
 
 
 @pytest.fixture
@@ -70,7 +86,7 @@ def scoring_of(workspace: Workspace, scores: ScoreBoard) -> Iterator[Callable[..
         scoring.stop()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -92,13 +108,17 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     time.sleep(0.3)
     assert scoring._worker is None
     scoring.resume()
-    wait_for(lambda: scores.missing(["case01", "case02"], version) == [])
+    pool = {i: scan_version(studies.get_image_uri(i)) for i in ("case01", "case02")}
+    wait_for(lambda: scores.missing(pool, version) == [])
     assert scores.get("case00") is None
-    wait_for(lambda: scoring._skipped == {"case03"})
-    studies.add_image("case04", 4)
+    wait_for(lambda: set(scoring._skipped) == {"case03"})
+    studies.add_image("case03", 3)  # mended
+    studies.add_image("case01", 11)  # replaced
+    replaced = {i: scan_version(studies.get_image_uri(i)) for i in ("case01", "case03")}
+    assert scores.missing(replaced, version) == ["case01", "case03"]
     with scoring._changed:
         scoring._changed.notify_all()  # what the poll does every 5 seconds
-    wait_for(lambda: scores.missing(["case04"], version) == [])
+    wait_for(lambda: scores.missing(replaced, version) == [])
 
 
 def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_is_passed_over(
@@ -123,8 +143,8 @@ def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_i
         def stop(self) -> None:
             self.stopped = True
 
-    def prepare(version: str, missing: list[str]) -> Dying:
-        orders.append(missing)
+    def prepare(version: str, scans: dict[str, str]) -> Dying:
+        orders.append(list(scans))
         return Dying()
 
     scoring._prepare = prepare  # type: ignore[assignment, method-assign]

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from lib.roles import TRAIN, VALIDATE
+from lib.worker_compare import compare
 from lib.worker_process import APP_FOLDER, Event, WorkerOutcome, WorkerProcess, worker_environment
 from lib.workspace import Workspace
-from tests.app.round_support import EDGE, Studies, keep_tiny_config, tiny_checkpoint, work_folder
+from tests.app.round_support import EDGE, Studies, WorkerHere, keep_tiny_config, tiny_checkpoint, work_folder
 from ugmcl.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -134,6 +135,33 @@ def test_a_stopped_round_saves_its_state_and_the_next_one_resumes_it(
     assert events[0]["step"] > reached
 
 
+def result_here(job: dict[str, Any], stop_after: int | None = None) -> Event | None:
+    """The result of a round in this process; None where it was stopped first."""
+    return WorkerHere(job, stop_after).run().result
+
+
+def test_a_label_that_joins_a_resumed_round_late_is_left_to_the_next_one(
+    studies: Studies, workspace: Workspace
+) -> None:
+    keep_tiny_config(workspace, steps=8)
+    before = studies.final_labels()
+    assert result_here(job_of(studies, workspace), stop_after=5) is None
+    studies.save_label("case00", 7)  # replaced
+    studies.save_label("case04", 4)  # new
+    job = job_of(studies, workspace)
+    image, label = studies.get_image_uri("case04"), studies.get_label_uri("case04", "final")
+    job["labeled"].append({"id": "case04", "image": image, "label": label, "role": TRAIN})
+    result = result_here(job)
+    assert result is not None
+    assert result["read"] == before
+    assert result["late"] == ["case00", "case04"]
+    assert "the next round learns it" in result["set_aside"]["case04"]
+    result = result_here(job)
+    assert result is not None
+    assert result["read"] == studies.final_labels()
+    assert result["late"] == []
+
+
 def test_a_worker_ends_with_the_process_that_started_it(studies: Studies, workspace: Workspace) -> None:
     keep_tiny_config(workspace, steps=100_000)
     file = workspace.training / "job.json"
@@ -171,6 +199,27 @@ def test_a_worker_stopped_before_its_start_never_starts() -> None:
     worker.stop()
     assert worker.run().result is None
     assert worker._child is None
+
+
+def test_a_model_that_went_live_during_a_round_is_measured_as_the_one_before_it(
+    studies: Studies, workspace: Workspace
+) -> None:
+    keep_tiny_config(workspace)
+    live = workspace.models / "live.pt"
+    save_checkpoint(live, tiny_checkpoint())
+    job = job_of(studies, workspace, published=str(live), published_version="v1")
+    trained = result_here(job)
+    assert trained is not None
+    assert trained["published_version"] == "v1"
+    assert [case["id"] for case in trained["validation"]] == ["case03"]
+    job = {"published": str(live), "labels": ["foreground"], "device": "cpu", "threads": 1}
+    measured = worker_of({**job, "cases": trained["validation"]}, workspace, "compare")[0].run().result
+    assert measured is not None
+    # Each process may choose another number format.
+    assert measured["published_before"] == pytest.approx(trained["metrics"]["published_before"], abs=0.01)
+    found: list[Any] = []
+    compare({**job, "labels": ["heart"], "cases": []}, lambda event, **values: found.append(values))  # type: ignore[arg-type]
+    assert found == [{"published_before": None}], "a model of other classes cannot be compared with"
 
 
 def test_scoring_names_every_case_or_why_it_was_skipped(studies: Studies, workspace: Workspace) -> None:

@@ -69,6 +69,7 @@ class Project:
         self,
         network: dict[str, Any] | None = None,
         patch: tuple[int, int, int] | None = (16, 16, 16),
+        labels: tuple[str, ...] = ("foreground",),
         **train: Any,
     ) -> None:
         """Leave the configuration of "an earlier round": a small network unless one is given ({}: the
@@ -77,7 +78,7 @@ class Project:
         axes = orientation(np.asarray(header.affine, float))[0]
         shape = tuple(int(header.shape[axis]) for axis in axes)
         spacing = tuple(float(np.linalg.norm(header.affine[:3, axis])) for axis in axes)
-        config = preset("default", ("foreground",), [shape], [spacing])
+        config = preset("default", labels, [shape], [spacing])
         config = replace(config, network=SMALL if network is None else network, train=train)
         if patch is not None:
             config = replace(config, preprocess={"patch": patch})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -42,6 +43,29 @@ def test_requests_during_a_round_get_one_waiting_round(make_project: MakeProject
         listed = server.rounds()
         assert [entry["status"] for entry in listed] == ["cancelled", "cancelled"]
         assert [entry["promoted"] for entry in listed] == [False, False]
+
+
+def test_a_round_asked_for_while_one_runs_follows_it_and_both_end_well(make_project: MakeProject) -> None:
+    project = make_project("phantoms", 4)
+    project.set_training(steps=300, min_steps=300)
+    first, second = project.ids[:2]
+    with serving(project, "--conf", "debounce_s", "0.2") as server:
+        assert server.submit(first).status_code == 200
+        running = server.wait_for_round(
+            lambda entry: entry["status"] == "running" and entry["progress"]["step"] > 0
+        )
+        answer = server.post("/train/", json={})
+        assert answer.status_code == 200, answer.text
+        waiting = server.rounds()[-1]
+        assert (waiting["status"], waiting["id"] != running["id"]) == ("queued", True)
+        assert waiting["id"] in json.dumps(answer.json())
+        assert server.submit(second).status_code == 200
+        done = server.wait_for_labels(first, second)
+        assert done["id"] == waiting["id"], "the label joined the round that was waiting"
+        assert [(entry["status"], entry["labeled_ids"]) for entry in server.rounds()] == [
+            ("done", [first]),
+            ("done", [first, second]),
+        ]
 
 
 def test_a_server_killed_in_a_round_takes_it_up_again(make_project: MakeProject) -> None:

@@ -11,6 +11,7 @@ from ugmcl import trainer
 from ugmcl.checkpoint import Checkpoint
 from ugmcl.config import Config
 from ugmcl.precision import Precision
+from ugmcl.sampling import TrainingCase
 from ugmcl.trainer import FitResult, Progress, evaluate, fit
 from ugmcl.training_state import STATE_FILE
 
@@ -179,6 +180,35 @@ def test_a_round_ended_in_its_validation_trains_no_step_again(tmp_path: Path) ->
     assert not (tmp_path / STATE_FILE).exists()
 
 
+@pytest.mark.parametrize(
+    ("stop_at", "present", "learned"),
+    [
+        (4, "a1 b1", "a1 b1"),
+        (4, "a1 b1 c1", "a1 b1 c1"),  # half of the steps are left: enough
+        (4, "a1 b2", "a1 b2"),
+        (5, "a1 b1 c1", "a1 b1"),
+        (5, "a1 b2", "a1 b1"),  # a label that was replaced counts as its former self
+        (5, "a1", "a1 b1"),  # one that was removed has been learned all the same
+        (8, "a1 b1 c1", "a1 b1"),
+    ],
+)
+def test_a_label_counts_as_learned_only_with_half_of_the_rounds_steps(
+    stop_at: int, present: str, learned: str, tmp_path: Path
+) -> None:
+    config = tiny_config(train={"steps": 8})
+
+    def fit_with(labels: str, **options: Any) -> FitResult:
+        cases = [TrainingCase(name[0], f"{name[0]}.nii.gz", "copy", name) for name in labels.split()]
+        return fit(config, cases, [], [], BallStudy(), tmp_path, precision=FP32, **options)
+
+    fit_with("a1 b1", should_stop=StopAfter(stop_at))
+    if stop_at == 5:  # and a label that joined late does not become learned by a second interruption
+        fit_with(present, should_stop=StopAfter(1))
+    resumed = fit_with(present)
+    assert resumed.steps == 8
+    assert resumed.learned == {name[0]: name for name in learned.split()}
+
+
 def test_a_resumed_round_keeps_its_number_format(tmp_path: Path) -> None:
     config = tiny_config()
     half = Precision("bf16", "cpu", True, {"fp32": 2.0, "bf16": 1.0})
@@ -331,7 +361,9 @@ def test_progress_counts_down(tmp_path: Path) -> None:
     assert [p.step for p in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[-1].eta_s == 0.0
     assert all(p.steps == 6 for p in seen)
-    assert set(steps[0].losses) == {"total", "supervised", "intra_task", "cross_task", "certain_fraction"}
+    assert set(steps[0].losses) == {
+        "total", "supervised", "intra_task", "cross_task", "certain_fraction", "entropy",
+    }  # fmt: skip
     assert seen[-1].phase == "validate"
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
+from .absent_labels import AbsentLabels
 from .checks import TAGS, check_label, safe_id, safe_tag
 from .datastore_view import FINAL, FolderView
 from .errors import Refusal, UnusableImage
@@ -67,6 +68,7 @@ class FolderDatastore(FolderView):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._findings = PoolFindings(workspace.checks_file)
+        self._absent = AbsentLabels(workspace.absent_labels_file)
         super().__init__(folder, labels)
         self.refresh(voxels_s=start_check_s)
 
@@ -110,7 +112,10 @@ class FolderDatastore(FolderView):
             key, may_be_empty = f"{tag}/{path.name}", self.allow_empty or empty
             self._findings.accept_label(key, path, image, self.labels, may_be_empty, info["sha256"])
             found.labels[tag] = DataModel(ext=EXTENSIONS[0], info=info)
+            self._absent.forget(tag, image_id)
             self._scan.set_aside.pop(f"labels/{key}", None)
+            # Should the file go before the next look at the folder, that look must find a difference.
+            self._scan.signatures[f"labels/{key}"] = Signature.of(path) or Signature(-1, 0)
         self._announce(tag)
         return image_id
 
@@ -119,6 +124,7 @@ class FolderDatastore(FolderView):
         with self._mutation():
             self._require_label(label_id, tag)
             del self._require(label_id).labels[tag]
+            self._absent.forget(tag, label_id)
             self._remove_other_extensions(self._label_path(label_id, tag, "").parent, label_id, "")
         self._announce(tag)
 
@@ -156,6 +162,7 @@ class FolderDatastore(FolderView):
             was_final = FINAL in found.labels
             for tag in TAGS:
                 self._remove_other_extensions(self._label_path(image_id, tag, "").parent, image_id, "")
+                self._absent.forget(tag, image_id)
             self._remove_other_extensions(self._folder, image_id, "")
             for suffix in (".json", ".nii.gz", ".nrrd"):
                 (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
@@ -210,7 +217,8 @@ class FolderDatastore(FolderView):
         with self._scan_lock:
             with self._lock:
                 recorded = {
-                    tag: {i: o.labels[tag] for i, o in self._datastore.objects.items() if tag in o.labels}
+                    tag: self._absent.of(tag)
+                    | {i: o.labels[tag] for i, o in self._datastore.objects.items() if tag in o.labels}
                     for tag in TAGS
                 }
             try:
@@ -250,10 +258,12 @@ class FolderDatastore(FolderView):
             gone = [i for i in objects if i not in scan.images and not self._files_of(i)]
             for image_id in gone:
                 logger.info("A scan has left the studies folder.")
-                del objects[image_id]
+                for tag, record in objects.pop(image_id).labels.items():
+                    self._absent.keep(tag, image_id, record)
             for tag in TAGS:
                 self._take_labels(tag, scan)
             if self._datastore.model_dump() != dump and not self._read_only:
+                self._absent.save()  # first: a crash between the two must lose no record
                 self._file.write(self._datastore)
             return self.final_labels() != before
 
@@ -277,16 +287,22 @@ class FolderDatastore(FolderView):
                 name, finding = found
                 unchanged = Signature.of(self._label_folder(tag) / name) == finding.signature
                 if unchanged and (recorded is None or recorded.info.get("sha256") != finding.sha256):
-                    known.labels[tag] = self._found_label(name, image_id, finding)
+                    kept = None if recorded else self._absent.of(tag).get(image_id)
+                    known.labels[tag] = self._found_label(name, image_id, finding, kept)
             elif recorded is not None:
                 path = self._label_path(image_id, tag, recorded.ext)
                 if Signature.of(path) == scan.signatures.get(f"labels/{tag}/{path.name}"):
-                    del known.labels[tag]  # gone, or set aside as it is now
+                    # Gone, or set aside as it is now.
+                    self._absent.keep(tag, image_id, known.labels.pop(tag))
 
-    def _found_label(self, name: str, image_id: str, finding: Finding) -> DataModel:
+    def _found_label(self, name: str, image_id: str, finding: Finding, kept: DataModel | None) -> DataModel:
+        """The record of a label file; the one it had before (`kept`), if it went and came back the same."""
+        extension = name[len(image_id) :]
+        if kept is not None and kept.info.get("sha256") == finding.sha256:
+            return DataModel(ext=extension, info={**kept.info, "name": name})
         info = {"ts": finding.mtime_ns // 10**9, "name": name, "sha256": finding.sha256}
         info["label_info"] = [{"name": label, "idx": value} for label, value in self.labels.items()]
-        return DataModel(ext=name[len(image_id) :], info=info)
+        return DataModel(ext=extension, info=info)
 
     @contextlib.contextmanager
     def _mutation(self) -> Iterator[None]:
@@ -295,6 +311,7 @@ class FolderDatastore(FolderView):
             self._datastore = self._file.load_if_changed() or self._datastore
             yield
             self._file.write(self._datastore)
+            self._absent.save()
 
     def _require_usable(self, image_id: str) -> ImageLabelModel:
         self._require(image_id)

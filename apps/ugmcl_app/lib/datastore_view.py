@@ -123,7 +123,7 @@ class FolderView(LocalDatastore):
 
     def _to_id(self, file: str) -> tuple[str, str]:
         # The stock version removes the extension wherever it occurs in the name, not only at its end.
-        extension = next((e for e in EXTENSIONS if file.endswith(e)), "")
+        extension = next((e for e in EXTENSIONS if file.lower().endswith(e)), "")
         return (file[: -len(extension)] if extension else file), extension
 
     def _object(self, image_id: str) -> ImageLabelModel | None:

@@ -27,8 +27,8 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
         `{submitted value: project value}` for every value present.
 
     Raises:
-        Refusal: 422 for a value without a meaning, a non-empty segment with an unknown name, or a malformed
-            `label_info`.
+        Refusal: 422 for a value without a meaning or with two, a non-empty segment with an unknown name, or a
+            malformed `label_info`.
     """
     if not label_info:
         unknown = [value for value in values if value not in labels.values()]
@@ -39,7 +39,31 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
                 f"0 and {_classes(labels)}. Other values need label_info to say what each means.",
             )
         return {value: value for value in values}
-    names = _names_of_values(values, label_info)
+    by_idx, in_order = _readings(values, label_info)
+    mapped = _mapped(values, by_idx or in_order, labels)
+    if by_idx and in_order and not _same(mapped, values, in_order, labels):
+        value = next(value for value in values if by_idx[value] != in_order[value])
+        raise Refusal(
+            422,
+            f"The label holds the value {value}, which may mean two things: label_info gives its idx to "
+            f"{_shown(by_idx[value])}, and counted in order, as 3D Slicer's exports are, it is "
+            f"{_shown(in_order[value])}. In Slicer, delete the segment that comes before them and is left "
+            'out of the export, such as "background"; elsewhere, let idx count the entries of label_info '
+            "as 1, 2, 3. Then submit again.",
+        )
+    return mapped
+
+
+def _same(
+    mapped: Mapping[int, int], values: Sequence[int], names: Mapping[int, str], labels: Mapping[str, int]
+) -> bool:
+    try:
+        return _mapped(values, names, labels) == mapped
+    except Refusal:
+        return False
+
+
+def _mapped(values: Sequence[int], names: Mapping[int, str], labels: Mapping[str, int]) -> dict[int, int]:
     unnamed = [value for value in values if value not in names]
     if unnamed:
         raise Refusal(422, f"The label holds the value {_listed(unnamed)}, which label_info does not name.")
@@ -76,7 +100,22 @@ def _project_values(
     return {value: by_name[names[value].casefold()] for value in values}
 
 
-def _names_of_values(values: Sequence[int], label_info: Any) -> dict[int, str]:
+def _readings(values: Sequence[int], label_info: Any) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of values, read by `idx` and in order; a reading that cannot be meant is empty, not both are.
+
+    3D Slicer counts `idx` over all segments but exports only some ("background" is left out), as 1, 2, 3, ...
+    The others mean their `idx`. Only the values present can tell which it was.
+    """
+    named = _names_by_idx(label_info)
+    in_order = {index + 1: name for index, (_, name) in enumerate(sorted(named.items()))}
+    if not set(values) <= set(in_order):
+        return named, {}
+    if not set(values) <= set(named):
+        return {}, in_order
+    return named, in_order
+
+
+def _names_by_idx(label_info: Any) -> dict[int, str]:
     if not isinstance(label_info, list):
         raise Refusal(422, f"{_FORM}; given was {type(label_info).__name__}.")
     named: dict[int, str] = {}
@@ -90,11 +129,11 @@ def _names_of_values(values: Sequence[int], label_info: Any) -> dict[int, str]:
                 422, f"{_FORM}; `idx` must be whole and different for each entry, {value:g} is not."
             )
         named[int(value)] = name.strip()
-    # 3D Slicer counts `idx` over all segments but exports only some ("background" is left out), as 1, 2, 3,
-    # ...
-    # Where no value fits its own `idx`, that is what happened: the order of the entries is the meaning.
-    in_order = {index + 1: name for index, (_, name) in enumerate(sorted(named.items()))}
-    return in_order if set(values) - set(named) and set(values) <= set(in_order) else named
+    return named
+
+
+def _shown(name: str) -> str:
+    return f"the segment {name[:60]!r}"
 
 
 def _listed(values: Sequence[Any]) -> str:

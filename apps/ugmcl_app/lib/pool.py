@@ -33,6 +33,12 @@ class Signature(NamedTuple):
         return cls(found.st_size, found.st_mtime_ns)
 
 
+def scan_version(path: Path | str) -> str:
+    """What changes when a scan is replaced: its name and signature in one string; empty where none is."""
+    signature = Signature.of(path)
+    return f"{signature.size}:{signature.mtime_ns}:{Path(path).name}" if signature else ""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What reading a file found.
@@ -78,17 +84,18 @@ class PoolFindings:
         known = self._known(path.name, signature)
         if known and (known.voxels or known.reason or not voxels):
             return known
-        reason = None
+        reason, passing = None, False
         try:
             if voxels:
                 read_volume(path)
             else:
                 check_complete(path)
         except UnusableImage as error:
-            reason = str(error)
+            reason, passing = str(error), _may_pass(error.__cause__)
         except MemoryError:
             reason = "The file does not fit into this machine's memory."
-        return self._keep(path.name, Finding(*signature, reason, voxels=voxels))
+        finding = Finding(*signature, reason, voxels=voxels)
+        return finding if passing else self._keep(path.name, finding)
 
     def label(
         self,
@@ -121,6 +128,8 @@ class PoolFindings:
             reason = str(refusal.detail)
         except (OSError, UnusableImage) as error:
             reason = f"The label or its image cannot be read ({error})."
+            if _may_pass(error) or _may_pass(error.__cause__):
+                return Finding(*signature, reason, context=context)
         return self._keep(key, Finding(*signature, reason, context=context, sha256=digest))
 
     def accept_label(
@@ -158,12 +167,20 @@ class PoolFindings:
         return finding
 
 
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether reading failed in the system and not in the content: a mount or a right that may come back.
+
+    Such a finding is not remembered, for the file's signature does not change when it can be read again.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def _label_context(image: Path, labels: Mapping[str, int], allow_empty: bool) -> str:
     return repr((Signature.of(image), sorted(labels.items()), allow_empty))
 
 
 def scan_files(folder: Path) -> dict[str, Signature]:
-    """Regular files of a folder whose names end like a scan's, sorted by name.
+    """Regular files of a folder whose names end like a scan's, in either case, sorted by name.
 
     Raises:
         OSError: If the folder cannot be listed; then nothing is known, and nothing must be concluded.
@@ -174,7 +191,7 @@ def scan_files(folder: Path) -> dict[str, Signature]:
 def _scan(folder: Path) -> Iterator[tuple[str, Signature]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if extension_of(entry.name) is None:
+            if extension_of(entry.name.lower()) is None:
                 continue
             signature = Signature.of(entry.path)
             # A dangling link is worth a reason in the list; a folder is not a scan.
@@ -190,7 +207,12 @@ def split_name(name: str) -> tuple[str, str]:
     """
     extension = extension_of(name)
     if extension is None:
-        raise ValueError("Its name does not end like a scan's.")
+        meant = extension_of(name.lower())
+        if meant is None:
+            raise ValueError("Its name does not end like a scan's.")
+        # Not served under its name: id plus extension must give the file's name, here and in every client.
+        renamed = name[: -len(meant)] + meant
+        raise ValueError(f"Its extension is not in lower case; rename it to {renamed!r} to have it served.")
     if name.startswith("._"):
         raise ValueError("It is a macOS resource file (its name starts with '._'), not a scan.")
     image_id = name[: -len(extension)]

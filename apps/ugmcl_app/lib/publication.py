@@ -8,7 +8,7 @@ NO_VALIDATION = "no validation case yet"
 
 
 def decide(
-    candidate: str, metrics: dict[str, Any] | None, margin: float, validation_cases: int
+    candidate: str, metrics: dict[str, Any] | None, margin: float, validation_cases: int, live: str | None
 ) -> tuple[bool, str]:
     """Compare a candidate with the live model on today's validation cases.
 
@@ -18,6 +18,7 @@ def decide(
             before the first validation case.
         margin: How much lower than the live model's Dice the candidate's may be and still go live.
         validation_cases: How many cases the means are over.
+        live: The version that `published_before` was measured of.
 
     Returns:
         Whether to publish, and the reason with its numbers.
@@ -34,8 +35,8 @@ def decide(
         )
     floor = before["dice"] - margin
     compared = (
-        f"Dice {dice:.4f} ({candidate}) against {before['dice']:.4f} of the published model on {cases}, "
-        f"margin {margin:g}"
+        f"Dice {dice:.4f} ({candidate}) against {before['dice']:.4f} of the published model {live} "
+        f"on {cases}, margin {margin:g}"
     )
     if dice >= floor:
         return True, f"Published: {compared}."

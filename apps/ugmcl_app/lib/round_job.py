@@ -46,14 +46,15 @@ def build_job(
     """The job of a round that has claimed its labels (`entry.claimed`).
 
     Returns:
-        Plain data: `labeled` [{id, image, label, role}], `unlabeled` [{id, image}], `labels` (class names),
-        `published` (checkpoint path or None), `published_version`, `workdir`, `tensorboard`, `preset`,
-        `device`, `threads`, `round_seconds` (cap of a CPU round), `seed`.
+        Plain data: `command` ("train"), `labeled` [{id, image, label, role}], `unlabeled` [{id, image}],
+        `labels` (class names), `published` (checkpoint path or None), `published_version`, `workdir`,
+        `tensorboard`, `preset`, `device`, `threads`, `round_seconds` (cap of a CPU round), `seed`.
     """
     cases = _labeled_cases(entry, datastore, roles)
     pool = sorted(set(datastore.list_images()) - set(entry.claimed))
     version = registry.published()
     return {
+        "command": "train",
         "round": entry.id,
         "labeled": cases,
         "unlabeled": [{"id": image_id, "image": str(datastore.get_image_uri(image_id))} for image_id in pool],

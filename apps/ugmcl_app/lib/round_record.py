@@ -58,6 +58,8 @@ class Round:
         reason: A sentence on what came out, with its numbers.
         metrics: `student`, `teacher`, `published_before`, each `{"dice", "hd95_mm"}` or None; None altogether
             before the first validation case.
+        compared_with: The version that `published_before` was measured of, live when the round ended; None
+            without validation or without a live version.
         progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
         requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
         claimed: Image id -> SHA-256 of its final label when the round started.
@@ -73,6 +75,7 @@ class Round:
     promoted: bool = False
     reason: str = ""
     metrics: dict[str, Any] | None = None
+    compared_with: str | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
     created_at: str = field(default_factory=now_iso)
     started_at: str | None = None

@@ -39,6 +39,7 @@ class KeptRound(NamedTuple):
         promoted: Whether it went live.
         reason: The sentence that says why, and which cases were set aside.
         metrics: As in `Round`.
+        compared_with: As in `Round`.
         used: Ids of the labeled cases used, sorted.
         read: Image id -> SHA-256 of the label file as the worker read it, set-aside cases included.
         set_aside: Image id -> why the round went on without it.
@@ -48,6 +49,7 @@ class KeptRound(NamedTuple):
     promoted: bool
     reason: str
     metrics: dict[str, Any] | None
+    compared_with: str | None
     used: list[str]
     read: dict[str, str]
     set_aside: dict[str, str]
@@ -80,26 +82,56 @@ class RoundRunner:
         used = sorted(set(result["read"]) - set(set_aside))
         roles = self._roles.assign_all(used)
         validating = sum(role == VALIDATE for role in roles.values())
-        metrics = result["metrics"]
-        promoted, reason = decide(result["candidate"], metrics, self._settings.publish_margin, validating)
-        version = self._registry.add(
-            Path(result["checkpoint"]), entry.id, metrics, _record(entry, result, used, roles, reason)
-        )
+        metrics, compared_with, error = self._against_live(result)
+        margin = self._settings.publish_margin
+        promoted, reason = decide(result["candidate"], metrics, margin, validating, compared_with)
+        if error:
+            promoted, reason = False, error
+        record = {**_record(entry, result, used, roles, reason), "compared_with": compared_with}
+        version = self._registry.add(Path(result["checkpoint"]), entry.id, metrics, record)
         if promoted:
             self._registry.publish(version)
         if set_aside:
             cases = "; ".join(f"{image_id}: {why}" for image_id, why in sorted(set_aside.items()))
-            reason = f"{reason} Set aside: {cases}"
-        return KeptRound(version, promoted, reason, metrics, used, dict(result["read"]), set_aside)
+            reason = f"{reason.removesuffix('.')}. Set aside: {cases}"
+        read = dict(result["read"])
+        return KeptRound(version, promoted, reason, metrics, compared_with, used, read, set_aside)
+
+    def _against_live(self, result: Event) -> tuple[dict[str, Any] | None, str | None, str]:
+        """The round's metrics with `published_before` of the version that is live now, that version, and a
+        sentence if it cannot be measured.
+
+        A round compares with the version that was live when it began. A rollback meanwhile changes that.
+        """
+        metrics, compared_with = result["metrics"], result["published_version"]
+        while metrics is not None and (live := self._registry.published()) != compared_with:
+            job = {
+                "command": "compare",
+                "published": str(self._registry.path(str(live))),
+                "labels": list(self._settings.labels),
+                "device": self._settings.device,
+                "threads": self._settings.threads,
+                "cases": result["validation"],
+            }
+            outcome = self._make_worker(job, lambda event: None).run()
+            compared_with = live
+            metrics = {**metrics, "published_before": (outcome.result or {}).get("published_before")}
+            if outcome.result is None:
+                why = (
+                    f"Not published: version {live} was made live during the round, and measuring it to "
+                    f"compare with failed ({outcome.error}). Publish this version by hand, or start a round."
+                )
+                return metrics, live, why
+        return metrics, compared_with if metrics is not None else None, ""
 
     def discard_state(self) -> None:
         """Drop the saved training state, which may be what a round failed on; the next one starts anew."""
         (work_folder(self._workspace) / "state.pt").unlink(missing_ok=True)
 
     def _worker_process(self, job: dict[str, Any], on_event: Callable[[Event], None]) -> Worker:
-        file = work_folder(self._workspace) / "job.json"
+        file = work_folder(self._workspace) / f"{job['command']}.json"
         write_json_atomic(file, job)
-        arguments = ["train", "--job", str(file)]
+        arguments = [job["command"], "--job", str(file)]
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=on_event)
 
 

@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 from .errors import Refusal
+from .pending_labels import PendingLabels
 from .registry import ModelRegistry
 from .roles import RoleSplit
 from .round_job import LabelSource
@@ -75,7 +76,7 @@ class RoundQueue:
         self._running: Round | None = None
         self._worker: Worker | None = None
         self._publishing = False
-        self._learned = self._store.learned()
+        self._pending = PendingLabels(datastore, settings.min_labels, self._store.learned())
         self._generation = 0  # counts everything that can change what the next round takes in
         self._details: dict[str, deque[str]] = {}
         self._stopping = False
@@ -89,7 +90,7 @@ class RoundQueue:
         self._store.own()
         with self._changed:
             self._stopping = False
-            self._learned = self._store.learned()
+            self._pending.learned = self._store.learned()
             self._waiting = self._store.waiting()
             if self._waiting is not None:
                 self._postpone(first=True)
@@ -135,9 +136,10 @@ class RoundQueue:
         """The final labels may have changed: give new cases their role and see to it that a round follows."""
         labels = self._datastore.final_labels()
         self.roles.assign_all(labels)
+        unreadable = self._pending.unreadable(labels)
         with self._changed:
             self._generation += 1
-            if self._is_claimed(labels) or not self._deserve_round(labels):
+            if self._is_claimed(labels) or not self._pending.deserve_round(labels, unreadable):
                 return
             first = self._waiting is None
             if first:
@@ -199,7 +201,7 @@ class RoundQueue:
             labels = self._datastore.final_labels()
             self._refuse_without(labels)
             with self._changed:
-                self._learned = self._store.learned()
+                self._pending.learned = self._store.learned()
                 entry = self._store.waiting() or self._store.new()
                 self._claim(entry, labels)
             self._run(entry)
@@ -249,12 +251,6 @@ class RoundQueue:
     def _is_claimed(self, labels: dict[str, str]) -> bool:
         running = self._running
         return running is not None and running.status == RUNNING and running.claimed == labels
-
-    def _deserve_round(self, labels: dict[str, str]) -> bool:
-        """Whether enough labels are new, replaced or gone since the last completed round."""
-        differing = labels.items() ^ self._learned.items()
-        pending = {image_id for image_id, _ in differing}
-        return bool(labels) and len(pending) >= max(1, self._settings.min_labels)
 
     def _postpone(self, first: bool) -> None:
         """Let the waiting round start one debounce period from now; one that was asked for is not delayed."""
@@ -309,14 +305,15 @@ class RoundQueue:
     def _take(self, generation: int) -> Round | None:
         """Start the waiting round with the present labels, unless anything changed since `generation`."""
         labels = self._datastore.final_labels()
+        unreadable = self._pending.unreadable(labels)
         with self._changed:
             entry = self._waiting
             if generation != self._generation or entry is None or self._stopping:
                 return None
             self._waiting = None
-            if not labels or not (entry.requested or self._deserve_round(labels)):
+            if not labels or not (entry.requested or self._pending.deserve_round(labels, unreadable)):
                 why = (
-                    "an earlier round has already read every label there is"
+                    "an earlier round has already read every label that can be read"
                     if labels
                     else "no final label is left"
                 )
@@ -365,6 +362,10 @@ class RoundQueue:
     def _finish(self, entry: Round, outcome: WorkerOutcome) -> None:
         with self._changed:
             if entry.status in ENDED:
+                if entry.status == CANCELLED and outcome.result is not None:
+                    entry.reason = (
+                        "Cancelled as it ended: its candidate was dropped, its labels stay pending."
+                    )
                 return
             if outcome.result is None:
                 entry.end(FAILED, outcome.error)
@@ -378,9 +379,12 @@ class RoundQueue:
         with self._changed:
             entry.labeled_ids, entry.read, entry.set_aside = kept.used, kept.read, kept.set_aside
             entry.model_version, entry.promoted, entry.metrics = kept.version, kept.promoted, kept.metrics
+            entry.compared_with = kept.compared_with
             entry.progress = {**entry.progress, "eta_s": 0.0}
             entry.end(DONE, kept.reason)
-            self._learned = dict(entry.read)
+            self._pending.learned = dict(entry.read)
+            if outcome.result.get("late"):
+                self._generation += 1  # labels that joined too late to be learned: look again at once
 
     def _progress(self, entry: Round, event: Event) -> None:
         if event.get("event") != "progress":

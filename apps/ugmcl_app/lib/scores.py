@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .workspace import Workspace, read_json, write_json_atomic
@@ -21,11 +21,13 @@ class Score(NamedTuple):
         id: The image.
         score: In [0, 1]; higher means less sure.
         model_version: The version that gave it.
+        scan: The scan's `pool.scan_version` when it was scored; empty in files of an earlier version.
     """
 
     id: str
     score: float
     model_version: str
+    scan: str = ""
 
 
 class ScoreBoard:
@@ -38,14 +40,16 @@ class ScoreBoard:
         self._dirty = False
         stored: dict[str, Any] = read_json(self._file, {}).get("scores", {})
         self._scores = {
-            image_id: Score(image_id, float(entry["score"]), str(entry["model_version"]))
+            image_id: Score(
+                image_id, float(entry["score"]), str(entry["model_version"]), str(entry.get("scan", ""))
+            )
             for image_id, entry in stored.items()
         }
 
-    def put(self, image_id: str, score: float, model_version: str) -> None:
+    def put(self, image_id: str, score: float, model_version: str, scan: str = "") -> None:
         """Keep a case's score; on disk within 2 s of further scores, or with `flush`."""
         with self._lock:
-            self._scores[image_id] = Score(image_id, float(score), model_version)
+            self._scores[image_id] = Score(image_id, float(score), model_version, scan)
             self._dirty = True
             if time.monotonic() - self._written >= WRITE_PERIOD_S:
                 self._write()
@@ -77,12 +81,25 @@ class ScoreBoard:
         current = [score for score in known if score.model_version == version]
         return min(current or known, key=lambda score: (-score.score, score.id), default=None)
 
-    def missing(self, image_ids: Iterable[str], version: str) -> list[str]:
-        """The cases that have no score of this version yet, in the given order."""
+    def missing(self, scans: Mapping[str, str], version: str) -> list[str]:
+        """The cases without a score of this version of the model for this version of their scan.
+
+        Args:
+            scans: Image id -> its `pool.scan_version`; decides the order.
+            version: The model's version.
+        """
         with self._lock:
-            return [i for i in image_ids if i not in self._scores or self._scores[i].model_version != version]
+            known = {image_id: self._scores.get(image_id) for image_id in scans}
+        return [
+            image_id
+            for image_id, score in known.items()
+            if score is None or score.model_version != version or score.scan not in ("", scans[image_id])
+        ]
 
     def _write(self) -> None:
-        entries = {s.id: {"score": s.score, "model_version": s.model_version} for s in self._scores.values()}
+        entries = {
+            s.id: {"score": s.score, "model_version": s.model_version, "scan": s.scan}
+            for s in self._scores.values()
+        }
         write_json_atomic(self._file, {"scores": entries})
         self._written, self._dirty = time.monotonic(), False

@@ -6,6 +6,7 @@ import logging
 import threading
 from pathlib import Path
 
+from .pool import scan_version
 from .registry import ModelRegistry
 from .round_job import LabelSource
 from .scores import ScoreBoard
@@ -40,7 +41,8 @@ class PoolScoring:
         self._stopping = False
         self._worker: WorkerProcess | None = None
         self._version: str | None = None
-        self._skipped: set[str] = set()  # cases the present version could not score; not tried again
+        # Scans that the present version could not score, by case; tried again when the file was replaced.
+        self._skipped: dict[str, str] = {}
         self._begun: str | None = None  # the case the worker is at
         self._thread: threading.Thread | None = None
 
@@ -104,17 +106,17 @@ class PoolScoring:
         if version is None:
             return False
         if version != self._version:
-            self._version, self._skipped = version, set()
+            self._version, self._skipped = version, {}
         labeled = self._datastore.final_labels()
-        pool = [
-            i for i in sorted(self._datastore.list_images()) if i not in labeled and i not in self._skipped
-        ]
+        unlabeled = (i for i in sorted(self._datastore.list_images()) if i not in labeled)
+        scans = {i: scan_version(self._datastore.get_image_uri(i)) for i in unlabeled}
+        pool = {i: scan for i, scan in scans.items() if self._skipped.get(i) != scan}
         # The stalest first: rounds that follow each other faster than a large pool is scored must not leave
         # its last cases without a score forever.
         missing = sorted(self._scores.missing(pool, version), key=self._scored_by)
         if not missing:
             return False
-        worker = self._prepare(version, missing)
+        worker = self._prepare(version, {image_id: scans[image_id] for image_id in missing})
         with self._changed:
             if self._paused or self._stopping or self._registry.published() != version:
                 return False
@@ -128,7 +130,7 @@ class PoolScoring:
         # Not why: the sentence may name a file, and a file may be named after a patient.
         logger.warning("Scoring the unlabeled cases was cut off; it goes on with the next case.")
         if self._begun is not None:
-            self._skipped.add(self._begun)
+            self._skipped[self._begun] = scans[self._begun]
         return False
 
     def _scored_by(self, image_id: str) -> str:
@@ -136,9 +138,9 @@ class PoolScoring:
         score = self._scores.get(image_id)
         return score.model_version if score else ""
 
-    def _prepare(self, version: str, missing: list[str]) -> WorkerProcess:
+    def _prepare(self, version: str, scans: dict[str, str]) -> WorkerProcess:
         cases = [
-            {"id": image_id, "image": str(self._datastore.get_image_uri(image_id))} for image_id in missing
+            {"id": image_id, "image": str(self._datastore.get_image_uri(image_id))} for image_id in scans
         ]
         job = {
             "model": str(self._registry.path(version)),
@@ -156,9 +158,9 @@ class PoolScoring:
         def take(event: Event) -> None:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
-                self._scores.put(event["id"], event["score"], version)
+                self._scores.put(event["id"], event["score"], version, scans[event["id"]])
             elif event["event"] == "skipped":
-                self._skipped.add(event["id"])
+                self._skipped[event["id"]] = scans[event["id"]]
 
         arguments = ["score", "--job", str(self._job_file)]
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)

@@ -1,5 +1,5 @@
 """worker: training, scoring and prediction in a process of their own: `python -m lib.worker
-train|score|predict`.
+train|score|compare|predict`.
 
 Standard output carries JSON lines for the server and nothing else. SIGTERM, or the death of the process that
 started it, makes a worker save its state and exit. Imports neither the host nor the web framework's server,
@@ -117,7 +117,7 @@ def only_worker(folder: Path, patience_s: float = 40.0) -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("train", "score"):
+    for name in ("train", "score", "compare"):
         job = commands.add_parser(name)
         job.add_argument("--job", type=Path, required=True, help="JSON file with the work to do")
         job.add_argument("--nice", type=int, default=0)
@@ -178,6 +178,11 @@ def _run_job(command: str, job: dict[str, Any], emit: EventStream) -> None:
         from .worker_score import score_cases
 
         score_cases(job, emit)
+        return
+    if command == "compare":  # likewise: it writes nothing
+        from .worker_compare import compare
+
+        compare(job, emit)
         return
     from .worker_train import train_round
 

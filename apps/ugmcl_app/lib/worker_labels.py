@@ -15,7 +15,10 @@ from ugmcl.volume import Volume
 
 from .checks import check_label
 from .errors import Refusal
+from .roles import TRAIN
 from .volumes import read_volume
+
+CAME_LATE = "its label came when the round was more than half done; the next round learns it"
 
 
 class TakenLabels:
@@ -42,12 +45,27 @@ class TakenLabels:
             self.set_aside[case["id"]] = f"its label file could not be read ({error.strerror})"
             return
         copy.write_bytes(content)
-        self.read[case["id"]] = hashlib.sha256(content).hexdigest()
-        self._cases.append((case["role"], TrainingCase(case["id"], case["image"], str(copy))))
+        digest = self.read[case["id"]] = hashlib.sha256(content).hexdigest()
+        self._cases.append((case["role"], TrainingCase(case["id"], case["image"], str(copy), digest)))
 
     def cases(self, role: str | None = None) -> list[TrainingCase]:
         """The copied cases of one role, or of both."""
         return [case for its_role, case in self._cases if role in (None, its_role)]
+
+    def came_late(self, learned: dict[str, str]) -> list[str]:
+        """Leave out of `read` what the round did not learn; returns the cases that the next round must learn.
+
+        Args:
+            learned: Image id -> SHA-256 of the training labels that count, as of `FitResult.learned`. One
+                that was replaced late counts as its former self, one that was removed late is among them.
+        """
+        present = {case.id: case.label_version for case in self.cases(TRAIN)}
+        late = sorted({image_id for image_id, _ in present.items() ^ learned.items()})
+        for image_id in late:
+            if image_id not in learned:
+                self.set_aside[image_id] = CAME_LATE
+        self.read = {i: digest for i, digest in self.read.items() if i not in present} | learned
+        return late
 
     def sentence(self) -> str:
         """Which cases were set aside and why; empty when none was."""

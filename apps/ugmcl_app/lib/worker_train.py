@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ugmcl.checkpoint import Checkpoint, save_checkpoint
-from ugmcl.metrics import average
+from ugmcl.checkpoint import save_checkpoint
 from ugmcl.precision import resolve_device
-from ugmcl.sampling import LoadCase, TrainingCase
-from ugmcl.trainer import FitResult, Progress, evaluate, fit
+from ugmcl.sampling import TrainingCase
+from ugmcl.trainer import FitResult, Progress, fit
 
 from .roles import TRAIN, VALIDATE
+from .worker_compare import means_of, published_before
 from .worker_config import published_model, round_config
 from .worker_labels import TakenLabels, label_loader, take_labels
 
@@ -55,7 +54,7 @@ def train_round(job: dict[str, Any], emit: EventStream, stop: StopSignal) -> Non
             f"None of the {len(job['labeled'])} labeled cases is a readable training case; "
             "label one more case." + taken.sentence()
         )
-    before = _published_before(job, published, taken, load, device)
+    before = published_before(job, published, taken, load, device)
     with _TensorBoard(Path(job["tensorboard"])) as board:
         result = fit(
             config,
@@ -75,41 +74,6 @@ def train_round(job: dict[str, Any], emit: EventStream, stop: StopSignal) -> Non
             return
         board.metrics(result.metrics, before, result.steps)
     _report_result(job, taken, result, before, emit)
-
-
-def _published_before(
-    job: dict[str, Any],
-    published: Checkpoint | None,
-    taken: TakenLabels,
-    load: LoadCase,
-    device: str,
-) -> dict[str, float] | None:
-    """The live model's means on today's validation cases, measured before training so that a stop costs
-    nothing.
-
-    Kept in the work folder: a round that is stopped and resumed with every label must not measure it every
-    time.
-    """
-    cases = taken.cases(VALIDATE)
-    if published is None or not cases:
-        return None
-    key = {"model": job["published_version"], "cases": {case.id: taken.read[case.id] for case in cases}}
-    file = Path(job["workdir"]) / "published_before.json"
-    try:
-        stored = json.loads(file.read_text())
-        if stored["key"] == key:
-            known: dict[str, float] | None = stored["means"]
-            return known
-    except (OSError, ValueError, KeyError):
-        pass  # not measured yet
-    scores = evaluate(published, cases, load, device=device, set_aside=taken.set_aside)
-    means = _means(average(scores)) if scores else None
-    file.write_text(json.dumps({"key": key, "means": means}))
-    return means
-
-
-def _means(values: dict[str, float] | None) -> dict[str, float] | None:
-    return None if values is None else {name: values[name] for name in ("dice", "hd95_mm")}
 
 
 def _reporter(emit: EventStream, stop: StopSignal, board: _TensorBoard) -> Callable[[Progress], None]:
@@ -177,16 +141,22 @@ def _report_result(
     emit: EventStream,
 ) -> None:
     candidate = Path(job["workdir"]) / "candidate.pt"
+    late = taken.came_late(result.learned)
     save_checkpoint(candidate, result.best)
     set_aside = {**result.set_aside, **taken.set_aside}
-    metrics = {name: _means(result.metrics[name]) for name in ("student", "teacher")}
+    metrics = {name: means_of(result.metrics[name]) for name in ("student", "teacher")}
     measured = any(value is not None for value in metrics.values())
     emit(
         "result",
         checkpoint=str(candidate),
         candidate=result.candidate,
         metrics={**metrics, "published_before": before} if measured else None,
+        published_version=job["published_version"],
+        validation=[
+            {"id": case.id, "image": case.image, "label": case.label} for case in taken.cases(VALIDATE)
+        ],
         read=taken.read,
+        late=late,
         set_aside=set_aside,
         roles={case["id"]: case["role"] for case in job["labeled"]},
         config=result.best.config.to_dict(),

@@ -92,6 +92,8 @@ class Workspace:
         self.scores_file = self.root / "scores.json"
         self.checks_file = self.root / "checks.json"
         """What reading each file of the pool found, so that a start need not read it again."""
+        self.absent_labels_file = self.root / "absent_labels.json"
+        """What is known of labels whose files have gone, for when they come back."""
         self.project_file = self.root / "project.json"
         for folder in (self.models, self.maps, self.training):
             folder.mkdir(parents=True, exist_ok=True)

@@ -34,11 +34,13 @@ class TrainingCase:
         id: Unique name of the case.
         image: What `LoadCase` needs to load the scan.
         label: The same for its label, or `None` for an unlabeled case.
+        label_version: What changes when the label's content does, such as its hash; empty where `label` does.
     """
 
     id: str
     image: str
     label: str | None = None
+    label_version: str = ""
 
 
 LoadCase = Callable[[TrainingCase], tuple[Volume, NDArray[np.uint8] | None]]
@@ -58,7 +60,7 @@ def prepare(case: TrainingCase, load: LoadCase, config: Config) -> PreparedVolum
         return PreparedVolume(image)
     classes = preprocess_label(label, grid)
     sdm = None
-    if config.train.method != "supervised" and config.loss.sdm_convention != "published":
+    if config.learns_distances and config.loss.sdm_convention != "published":
         maps = class_distance_maps(
             classes.numpy(), config.network.classes, config.loss.sdm_convention, config.loss.sdm_truncation
         )
@@ -224,7 +226,7 @@ def _stack(patches: list[Patch], config: Config) -> Batch:
     if len(labels) < len(patches):
         return Batch(image, None, None)
     label = torch.stack(labels)
-    if config.train.method == "supervised":
+    if not config.learns_distances:
         return Batch(image, label, None)
     if config.loss.sdm_convention == "published":
         maps = [class_distance_maps(one.numpy(), config.network.classes, "published") for one in labels]

@@ -18,7 +18,16 @@ from .inference import Predictor
 from .metrics import average, evaluate_case
 from .precision import Precision
 from .sampling import LoadCase, TrainingCase, TwoStreamSampler
-from .training_state import STATE_FILE, TrainingState, interrupted, precision_of, restore, save, start
+from .training_state import (
+    STATE_FILE,
+    TrainingState,
+    interrupted,
+    precision_of,
+    restore,
+    save,
+    start,
+    take_in_labels,
+)
 from .training_step import train_step
 from .uncertainty import region_scores
 
@@ -39,7 +48,7 @@ class FitResult:
 
     Attributes:
         student: The last student.
-        teacher: The last teacher; the student itself for supervised training.
+        teacher: The last teacher; the student itself where no term needs a teacher.
         metrics: Validation means (`dice`, `hd95_mm`) of "student" and "teacher", or `None` without validation
             cases.
         candidate: Which of them to publish: the one with the higher Dice, the teacher without validation
@@ -50,6 +59,8 @@ class FitResult:
         steps: Steps done.
         stopped: True when `should_stop` ended it; `state.pt` then waits in the work directory.
         set_aside: Cases that could not be loaded, id to reason.
+        learned: Id to version of each label that took part in at least half of the steps. A label that joined
+            an interrupted round later is not in it, nor is its new version if it was replaced.
     """
 
     student: Checkpoint
@@ -62,6 +73,7 @@ class FitResult:
     steps: int
     stopped: bool
     set_aside: dict[str, str]
+    learned: dict[str, str]
 
     @property
     def best(self) -> Checkpoint:
@@ -112,6 +124,7 @@ def fit(
     if state is not None:
         restore(run, state)
         sampler.restore(state["pools"])
+    take_in_labels(run, labeled)
     if run.step == 0:
         fit_budget(run, sampler)
     stopped = _train(run, sampler, workdir, report, stop)
@@ -156,11 +169,11 @@ def _train(
 def _result(run: TrainingState, set_aside: dict[str, str], stopped: bool) -> FitResult:
     meta = {"step": run.step, "precision": run.precision.to_dict()}
     student = Checkpoint.of(run.student, run.config, role="student", **meta)
-    trailing = run.student if run.config.train.method == "supervised" else run.teacher.network
+    trailing = run.teacher.network if run.config.has_teacher else run.student
     teacher = Checkpoint.of(trailing, run.config, role="teacher", **meta)
     return FitResult(
         student, teacher, {"student": None, "teacher": None}, "teacher", run.precision.to_dict(),
-        run.seconds, run.cpu_seconds, run.step, stopped, dict(set_aside),
+        run.seconds, run.cpu_seconds, run.step, stopped, dict(set_aside), dict(run.learned),
     )  # fmt: skip
 
 

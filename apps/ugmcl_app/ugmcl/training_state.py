@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from .checkpoint import Checkpoint, write_atomic
 from .config import Config
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision, resolve_device
-from .sampling import TwoStreamSampler
+from .sampling import TrainingCase, TwoStreamSampler
 from .teacher import MeanTeacher
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
-STATE_FORMAT = "ugmcl-state-1"
+STATE_FORMAT = "ugmcl-state-2"
+LEARNED_SHARE = 0.5
+"""Share of a round's steps that a label must take part in to count as learned. One that joins an interrupted
+round later has met only the small end of the learning rate: it waits for the next round. Going back to the
+middle for it instead would starve the rounds, as 3D Slicer's auto-update interrupts one at every label."""
 
 
 @dataclasses.dataclass
@@ -39,6 +44,19 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    learned: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Id -> version of each label that counts as learned once the round has done its steps."""
+
+
+def versions(labeled: Sequence[TrainingCase]) -> dict[str, str]:
+    """Id -> what changes when the case's label does."""
+    return {case.id: case.label_version or str(case.label) for case in labeled}
+
+
+def take_in_labels(run: TrainingState, labeled: Sequence[TrainingCase]) -> None:
+    """Count the present labels as those that the round learns, unless too few of its steps are left."""
+    if run.steps - run.step >= LEARNED_SHARE * run.steps:
+        run.learned = versions(labeled)
 
 
 def precision_of(config: Config, device: str, state: dict[str, Any] | None) -> Precision:
@@ -91,6 +109,7 @@ def snapshot(run: TrainingState) -> dict[str, Any]:
         "step": run.step,
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
+        "learned": dict(run.learned),
     }
 
 
@@ -104,7 +123,7 @@ def restore(run: TrainingState, state: dict[str, Any]) -> None:
         run.optimizer.load_state_dict(state["optimizer"])
     run.rng.bit_generator.state = state["rng"]
     run.generator.set_state(state["generator"])
-    for name in ("steps", "peak_rate", "step", "seconds", "cpu_seconds"):
+    for name in ("steps", "peak_rate", "step", "seconds", "cpu_seconds", "learned"):
         setattr(run, name, state[name])
 
 
