@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _sample_options(
         command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
     )
+    _experiment_options(command("experiment", "compare methods on packed scans", "Compare methods."))
     return top
 
 
@@ -148,6 +149,14 @@ def _sample_options(options: argparse.ArgumentParser) -> None:
         sample.add_arguments(options)
 
 
+def _experiment_options(options: argparse.ArgumentParser) -> None:
+    if _asked("experiment"):
+        from server import experiment_command
+
+        options.description = experiment_command.ABOUT
+        experiment_command.add_arguments(options)
+
+
 _ARGUMENTS: Sequence[str] = ()
 
 
@@ -181,6 +190,10 @@ def _run(options: argparse.Namespace) -> int:
         from sample_data import __main__ as sample
 
         return int(sample.main(options) or 0)
+    if options.command == "experiment":
+        from server import experiment_command
+
+        return experiment_command.main(options)
     if options.command == "predict":
         from server.offline import predict_folder
 

@@ -8,11 +8,8 @@ compares the candidate scores of a scan on the runs that `hippocampus` left. Bot
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from ugmcl.experiment import Experiment, gap_closed, read_record, run_experiment
 from ugmcl.precision import Precision, choose_precision
 from ugmcl.provenance import provenance
 from ugmcl.score_ranking import rank_scores
-from ugmcl.trainer import Progress
+from ugmcl.terminal import progress_line, stop_on_signal
 
 GROUPS = {"binary": ("hippocampus",), "two_class": ("anterior", "posterior")}
 """Tasks, with the names of their classes; "binary" merges the labels to one foreground."""
@@ -195,38 +192,6 @@ def same_precision(path: Path, config: Config) -> Precision:
     precision = choose_precision(config, "cpu")
     write_record(path, precision.to_dict())
     return precision
-
-
-def progress_line(name: str) -> Callable[[Progress], None]:
-    """Rewrites one line of standard error, at most once a second."""
-    last = 0.0
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 1 and sys.stderr.isatty():
-            last = now
-            print(f"\r{name}: step {progress.step}/{progress.steps}, {progress.eta_s:.0f} s left   ",
-                  end="", file=sys.stderr, flush=True)  # fmt: skip
-
-    return report
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question that is true after Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
-    received: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 from ugmcl.config import Config
 from ugmcl.experiment import read_record
-from ugmcl.preprocessing import orientation, oriented_spacing
-from ugmcl.presets import preset
+from ugmcl.presets import preset_for_scans, with_settings
 from ugmcl.sampling import LoadCase, TrainingCase
 from ugmcl.volume import Volume
 
@@ -83,21 +81,5 @@ def base_config(
     labels: tuple[str, ...], pool: list[TrainingCase], load: LoadCase, settings: list[str]
 ) -> Config:
     """The default preset for the pool's scans, changed by `section.name=value` settings."""
-    shapes: list[tuple[int, int, int]] = []
-    spacings: list[tuple[float, float, float]] = []
-    for case in pool:
-        volume, _ = load(case)
-        x, y, z = orientation(volume.affine)[0]
-        shape = volume.array.shape
-        shapes.append((shape[x], shape[y], shape[z]))
-        spacings.append(oriented_spacing(volume))
-    config = preset("default", labels, shapes, spacings, "cpu")
-    values = config.to_dict()
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        section, _, field = name.partition(".")
-        if field not in values.get(section, {}):
-            sentence = f"--set {setting}: no such value; give section.name=value, as train.min_steps=10."
-            raise ValueError(sentence)
-        values[section][field] = json.loads(value)
-    return Config.from_dict(values)
+    config = preset_for_scans("default", labels, (load(case)[0] for case in pool), "cpu")
+    return with_settings(config, settings)

@@ -91,7 +91,7 @@ def test_a_section_must_be_a_table_and_known() -> None:
         (LossConfig, {"rampup_fraction": 0.0}, r"\(0, 1\]"),
         (LossConfig, {"threshold_start": 1.1}, r"\[0, 1\]"),
         (LossConfig, {"sharpness": 0.0}, "above 0"),
-        (LossConfig, {"uncertainty_weighting": "none"}, "allowed: mask, soft"),
+        (LossConfig, {"uncertainty_weighting": "hard"}, "allowed: mask, soft, none"),
         (LossConfig, {"cross_task_guidance": "soft"}, "allowed: published, mask"),
         (LossConfig, {"sdm_convention": "voxel"}, "allowed: between_voxels, published"),
         (TrainConfig, {"method": "semi"}, "allowed: ug_mcl, supervised"),

@@ -6,11 +6,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
+from ugmcl import distance
 from ugmcl.distance import (
     class_distance_maps,
     inner_boundary,
     published_signed_distance_map,
     sdm_to_probability,
+    separable_distance,
     signed_distance_map,
 )
 
@@ -127,3 +129,25 @@ def test_the_shipped_sharpness_turns_within_about_one_voxel() -> None:
     assert ((probability > 0.5).numpy() == mask.ravel()).all()
     assert probability[2] > 0.98
     assert probability[5] < 0.02
+
+
+@settings(max_examples=40, deadline=None)
+@given(mask=masks(), reach=st.sampled_from([None, 1, 3]))
+def test_the_transform_without_scipy_gives_the_same_bits_within_its_reach(
+    mask: NDArray[np.bool_], reach: int | None
+) -> None:
+    mask[0, 0, 0] = False
+    exact = distance._distance_to_outside(mask)
+    found = separable_distance(mask, reach)
+    near = exact <= (np.inf if reach is None else reach)
+    assert np.array_equal(found[near], exact[near])
+    assert (found[~near] > (reach or 0)).all()
+
+
+def test_a_machine_without_scipy_makes_the_same_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.zeros((12, 9, 10), bool)
+    mask[3:8, 2:7, 4:8] = True
+    with_scipy = published_signed_distance_map(mask), signed_distance_map(mask, 3.0)
+    monkeypatch.setattr(distance, "HAS_SCIPY", False)
+    without = published_signed_distance_map(mask), signed_distance_map(mask, 3.0)
+    assert all(np.array_equal(one, other) for one, other in zip(with_scipy, without, strict=True))

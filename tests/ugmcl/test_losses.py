@@ -9,6 +9,7 @@ from ugmcl.config import LossConfig
 from ugmcl.losses import (
     consistency_terms,
     cross_task_consistency,
+    entropy_loss,
     intra_task_consistency,
     mixed_loss,
     soft_dice_loss,
@@ -127,7 +128,7 @@ def test_the_total_ramps_both_consistency_terms() -> None:
     config = LossConfig(intra_task_weight=0.1, cross_task_weight=0.3)
     terms = total_loss(one, 2 * one, 3 * one, voxels([1.0, 0.0]), 0.5, config)
     assert terms.total.item() == pytest.approx(1 + 0.5 * (0.1 * 2 + 0.3 * 3))
-    assert [t.item() for t in terms[1:]] == pytest.approx([1, 2, 3, 0.5])
+    assert [t.item() for t in terms[1:]] == pytest.approx([1, 2, 3, 0.5, 0])
     assert total_loss(one, None, None, None, 1.0, config).total is one
 
 
@@ -140,3 +141,35 @@ def test_only_the_student_gets_a_gradient() -> None:
     total_loss(logits.sum() * 0, intra, cross, weights, 1.0, LossConfig()).total.backward()
     assert logits.grad is not None
     assert logits.grad.abs().sum() > 0
+
+
+def test_entropy_of_sure_and_unsure_voxels_over_its_maximum() -> None:
+    # one voxel at (1/2, 1/2): entropy ln 2; one at (3/4, 1/4): 0.5623; both over ln 2, then their mean
+    logits = voxels([0.0, math.log(3.0)], [0.0, 0.0])
+    quarter = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy_loss(logits).item() == pytest.approx((1 + quarter / math.log(2)) / 2)
+    assert entropy_loss(voxels([200.0], [0.0], [0.0])).item() == pytest.approx(0.0)
+
+
+def test_terms_without_a_weight_or_a_teacher_are_zero() -> None:
+    student = DualTaskOutput(voxels([0.0], [0.0]), voxels([0.0]))
+    probs, sdm, ones = voxels([0.25], [0.75]), voxels([0.5]), torch.ones(1, 1, 1, 1, 1)
+    intra, cross = consistency_terms(student, probs, sdm, ones, LossConfig(beta=0.75))
+    assert intra.item() == pytest.approx(0.75 * 0.25**2 + 0.25 * 0.5**2)
+    assert cross.item() == 0.0  # both heads say 1/2
+    intra, _ = consistency_terms(student, probs, None, ones, LossConfig(beta=1.0))
+    assert intra.item() == pytest.approx(0.25**2)
+    off = LossConfig(intra_task_weight=0.0, cross_task_weight=0.0)
+    assert [term.item() for term in consistency_terms(student, probs, sdm, ones, off)] == [0.0, 0.0]
+    apart = DualTaskOutput(student.logits, voxels([-1.0]))  # the distance head says inside, about 1
+    intra, cross = consistency_terms(apart, None, None, None, LossConfig())
+    assert intra.item() == 0.0
+    assert cross.item() == pytest.approx(0.25, rel=1e-4)
+
+
+def test_the_entropy_joins_the_total_with_its_weight_and_the_ramp() -> None:
+    zero, loss = torch.tensor(0.0), LossConfig(entropy_weight=0.2)
+    terms = total_loss(torch.tensor(1.0), zero, zero, None, 0.5, loss, torch.tensor(0.8))
+    assert terms.total.item() == pytest.approx(1.0 + 0.5 * 0.2 * 0.8)
+    assert terms.entropy.item() == pytest.approx(0.8)
+    assert terms.certain_fraction.item() == 0.0

@@ -38,8 +38,8 @@ def fit_budget(run: TrainingState, sampler: TwoStreamSampler) -> None:
 
 
 def _plain_share(config: Config) -> float:
-    """Fraction of the steps that run without the teacher."""
-    if config.train.method == "supervised":
+    """Fraction of the steps that see labeled patches only."""
+    if not config.uses_unlabeled:
         return 1.0
     plain = sum(
         0.1 * gaussian_rampup(k, config.loss.rampup_fraction * 1000) < config.train.skip_below

@@ -103,17 +103,21 @@ class LossConfig:
     """Final weight of the intra-task consistency [P]."""
     cross_task_weight: float = 0.1
     """Final weight of the cross-task consistency [P]."""
+    entropy_weight: float = 0.0
+    """Final weight of the student's own entropy over ln C; 0.1 in entropy minimization as SSL4MIS has it; 0
+    in UG-MCL [P]."""
     mix_weight: float = 1.0
     """Final weight, in the supervised loss of copy-pasted patches, of a voxel that the teacher is certain of;
     a labeled voxel weighs 1; >= 0; only with `TrainConfig.copy_paste` on [M]; not in [P]."""
     rampup_fraction: float = 0.6
-    """Both weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1] [M]; [P]
+    """All these weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1] [M]; [P]
     the whole run."""
     threshold_start: float = 0.75
     """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P
     Fig. 3]."""
     uncertainty_weighting: str = "soft"
-    """"soft": every voxel weighs (1 - uncertainty) [M]; "mask": voxels under the threshold teach [P]."""
+    """"soft": every voxel weighs (1 - uncertainty) [M]; "mask": voxels under the threshold teach [P]; "none":
+    all voxels teach alike, and the target is one pass of the teacher without dropout (mean teacher)."""
     cross_task_guidance: str = "published"
     """"published": the cross-task term counts all voxels ([P] Eq. 6); "mask": the uncertainty weights it too.
     """
@@ -128,14 +132,15 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.beta <= 1, f"beta is {self.beta}; it must lie in [0, 1].")
-        for name in ("sdm_weight", "intra_task_weight", "cross_task_weight", "mix_weight"):
+        weights = ("sdm_weight", "intra_task_weight", "cross_task_weight", "entropy_weight", "mix_weight")
+        for name in weights:
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
         _require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
         _require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
         _require(
             self.sdm_truncation > 0 and self.sharpness > 0, "sdm_truncation and sharpness must be above 0."
         )
-        _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft"))
+        _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft", "none"))
         _choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
         _choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
 
@@ -145,7 +150,8 @@ class TrainConfig:
     """One round of training."""
 
     method: str = "ug_mcl"
-    """"ug_mcl" (labeled and unlabeled), or "supervised" (labeled only, segmentation head only)."""
+    """"ug_mcl": every term of `LossConfig` with a weight above 0 takes part, which also makes the other
+    methods (see `methods`); "supervised": labeled only, segmentation head only."""
     steps: int = 400
     """Optimizer steps of a round, >= 1; [P] 6000."""
     budget_s: float = 0.0
@@ -268,6 +274,25 @@ class Config:
             all(edge % stride == 0 for edge in self.preprocess.patch),
             f"patch {self.preprocess.patch} must be a multiple of {stride} along every axis.",
         )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a term needs the teacher; without one, the student is the model."""
+        pulled = self.loss.intra_task_weight > 0 or self.train.copy_paste == "on"
+        return self.train.method != "supervised" and pulled
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether a term looks at patches without labels."""
+        alone = self.loss.cross_task_weight > 0 or self.loss.entropy_weight > 0
+        return self.train.method != "supervised" and (self.has_teacher or alone)
+
+    @property
+    def learns_distances(self) -> bool:
+        """Whether a term trains the distance head."""
+        loss = self.loss
+        consistent = loss.cross_task_weight > 0 or (loss.intra_task_weight > 0 and loss.beta < 1)
+        return self.train.method != "supervised" and (loss.sdm_weight > 0 or consistent)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings, as stored in a checkpoint and shown in `/models`."""

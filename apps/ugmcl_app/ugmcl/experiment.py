@@ -42,6 +42,7 @@ class Experiment:
         ranking: Cases neither labeled in training nor in `test`, on which the score of a scan may be chosen;
             empty for none.
         threads: CPU threads the run is to have; 0 for those the process has.
+        origin: What else makes a run another run: the content of the data, the number format; may be empty.
     """
 
     group: str
@@ -53,6 +54,7 @@ class Experiment:
     test: Sequence[TrainingCase]
     ranking: Sequence[TrainingCase] = ()
     threads: int = 0
+    origin: str = ""
 
     @property
     def name(self) -> str:
@@ -61,10 +63,11 @@ class Experiment:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the configuration, the cases or the number of threads."""
+        """Changes with the configuration, the cases, their origin or the number of threads."""
         sets = (self.labeled, self.unlabeled, self.test, self.ranking)
         cases = [[case.id for case in one] for one in sets]
         known = [self.config.to_dict(), self.seed, cases, self.threads or torch.get_num_threads()]
+        known += [self.origin] if self.origin else []
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -95,20 +98,41 @@ def run_experiment(
     if record is not None and record["fingerprint"] == experiment.fingerprint:
         return record
     workdir = folder / f"{experiment.name}-{experiment.fingerprint}"
-    workdir.mkdir(parents=True, exist_ok=True)
-    trained = read_record(workdir / "trained.json")
+    trained = train_experiment(experiment, load, workdir, precision, progress, should_stop)
     if trained is None:
-        result = fit(
-            experiment.config, experiment.labeled, experiment.unlabeled, [], load, workdir,
-            precision=precision, progress=progress, should_stop=should_stop, seed=experiment.seed,
-        )  # fmt: skip
-        if result.stopped:
-            return None
-        trained = _keep(result, workdir)
+        return None
     record = {**_identity(experiment), **trained, **_evaluation(experiment, load, workdir, precision)}
     record.update(provenance(precision.device))
     write_record(finished, record)
     return record
+
+
+def train_experiment(
+    experiment: Experiment,
+    load: LoadCase,
+    workdir: Path,
+    precision: Precision,
+    progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any] | None:
+    """Train one run, or go on with it, or read how its training went; `None` when `should_stop` ended it.
+
+    `workdir` then holds `student.pt`, `teacher.pt` and `trained.json`; of one fingerprint only.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    trained = read_record(workdir / "trained.json")
+    if trained is not None:
+        return trained
+    result = fit(
+        experiment.config, experiment.labeled, experiment.unlabeled, [], load, workdir,
+        precision=precision, progress=progress, should_stop=should_stop, seed=experiment.seed,
+    )  # fmt: skip
+    return None if result.stopped else _keep(result, workdir)
+
+
+def model_of(config: Config) -> str:
+    """Whose predictions are the method's: "teacher", or "student" where no term needs a teacher."""
+    return "teacher" if config.has_teacher else "student"
 
 
 def _keep(result: FitResult, workdir: Path) -> dict[str, Any]:
@@ -126,16 +150,15 @@ def _keep(result: FitResult, workdir: Path) -> dict[str, Any]:
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    supervised = experiment.config.train.method == "supervised"
     return {
         "name": experiment.name,
         "group": experiment.group,
         "arm": experiment.arm,
         "seed": experiment.seed,
         "fingerprint": experiment.fingerprint,
-        "model": "student" if supervised else "teacher",
+        "model": model_of(experiment.config),
         "labeled": len(experiment.labeled),
-        "unlabeled": 0 if supervised else len(experiment.unlabeled),
+        "unlabeled": len(experiment.unlabeled) if experiment.config.uses_unlabeled else 0,
         "config": experiment.config.to_dict(),
     }
 
@@ -145,16 +168,16 @@ def _evaluation(
 ) -> dict[str, Any]:
     """Means of both networks on the test cases, and every case of the model with its uncertainty."""
     start = time.perf_counter()
-    supervised = experiment.config.train.method == "supervised"
-    model = load_checkpoint(workdir / ("student.pt" if supervised else "teacher.pt"))
+    role = model_of(experiment.config)
+    model = load_checkpoint(workdir / f"{role}.pt")
 
     def measure(checkpoint: Checkpoint, cases: Sequence[TrainingCase], uncertainty: bool) -> dict[str, Any]:
         return evaluate(checkpoint, cases, load, precision=precision, uncertainty=uncertainty)
 
     test, ranking = measure(model, experiment.test, True), measure(model, experiment.ranking, True)
     cases = {"test": test, "ranking": ranking}
-    means: dict[str, Any] = {"student" if supervised else "teacher": average(cases["test"])}
-    if not supervised:
+    means: dict[str, Any] = {role: average(cases["test"])}
+    if role == "teacher":
         student = load_checkpoint(workdir / "student.pt")
         means["student"] = average(measure(student, experiment.test, False))
     return {"test": means, "cases": cases, "evaluation_seconds": round(time.perf_counter() - start, 1)}

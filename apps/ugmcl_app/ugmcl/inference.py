@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,9 @@ class Prediction(NamedTuple):
         foreground: Mean probability of any foreground class, `(X, Y, Z)` float32 in [0, 1], or `None`.
         summary: Score and least sure slices, or `None`.
         latencies: Seconds of `preprocess`, `inference`, `postprocess` and `total`.
+        maps: The map of every measure the predictor was made for, `uncertainty` first, by name.
+        probs: Class probabilities of the pass without dropout, `(C, X, Y, Z)` float32; `labels` are the
+            likeliest of them.
     """
 
     labels: NDArray[np.uint8]
@@ -46,10 +50,17 @@ class Prediction(NamedTuple):
     foreground: NDArray[np.float32] | None
     summary: UncertaintySummary | None
     latencies: dict[str, float]
+    maps: dict[str, NDArray[np.float32]]
+    probs: NDArray[np.float32]
 
 
 def window_channels(
-    network: DualTaskVNet, image: Tensor, config: Config, samples: int, generator: torch.Generator | None
+    network: DualTaskVNet,
+    image: Tensor,
+    config: Config,
+    samples: int,
+    generator: torch.Generator | None,
+    measures: Sequence[str] = (),
 ) -> Tensor:
     """All that is blended over windows, stacked as channels.
 
@@ -59,21 +70,22 @@ def window_channels(
         config: Of the network.
         samples: T >= 0; 0 leaves the Monte Carlo channels out.
         generator: Source of the dropout masks.
+        measures: Uncertainty measures; the configured one if empty.
 
     Returns:
         `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte
-        Carlo probabilities; then what the configured measure needs: nothing for predictive entropy, the
-        passes' mean entropy for mutual information, the two heads' disagreement for head disagreement.
+        Carlo probabilities; then what the measures need, in this order: the passes' mean entropy for mutual
+        information, the two heads' disagreement for head disagreement; nothing for predictive entropy.
     """
-    features, measure = network.encode(image), config.infer.measure
-    heads = measure == "head_disagreement" and samples > 0
+    features, measures = network.encode(image), measures or (config.infer.measure,)
+    heads = "head_disagreement" in measures and samples > 0
     output = network.decode(features) if heads else None
     logits = network.segment(features) if output is None else output.logits
     probs = logits.float().softmax(dim=1)
     if samples == 0:
         return probs
     passes = stochastic_passes(
-        network, features, samples, generator, distances=False, entropies=measure == "mutual_information"
+        network, features, samples, generator, distances=False, entropies="mutual_information" in measures
     )
     channels = [probs, passes.probs]
     if passes.expected_entropy is not None:
@@ -91,9 +103,15 @@ class Predictor:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", precision: Precision | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: Precision | None = None,
+        measures: Sequence[str] = (),
     ) -> None:
+        """Load the network; `measures` are those of `InferConfig.measure`, the configured one if empty."""
         self.config = checkpoint.config
+        self.measures = tuple(measures) or (self.config.infer.measure,)
         self.precision = precision or choose_precision(self.config, device)
         self._network = self.precision.place(checkpoint.build())
         self._window_batch = self.config.infer.window_batch
@@ -136,23 +154,29 @@ class Predictor:
     def _finish(self, restored: Tensor, samples: int) -> Prediction:
         classes = self.config.network.classes + 1
         labels = restored[:classes].argmax(dim=0).to(torch.uint8).numpy()
+        probs = restored[:classes].numpy()
         if samples == 0:
-            return Prediction(labels, None, None, None, {})
+            return Prediction(labels, None, None, None, {}, {}, probs)
         mean = restored[classes : 2 * classes].clamp(0.0, 1.0)
         mean = mean / mean.sum(dim=0, keepdim=True).clamp_min(1e-6)
-        uncertainty = self._measure(mean, restored[2 * classes :]).numpy().astype(np.float32)
+        maps = self._maps(mean, restored[2 * classes :])
+        uncertainty = maps[self.measures[0]]
         foreground = (1.0 - mean[0]).numpy().astype(np.float32)
-        summary = summarize(uncertainty, foreground, labels > 0, self.config.infer.measure, samples)
-        return Prediction(labels, uncertainty, foreground, summary, {})
+        summary = summarize(uncertainty, foreground, labels > 0, self.measures[0], samples)
+        return Prediction(labels, uncertainty, foreground, summary, {}, maps, probs)
 
-    def _measure(self, mean_probs: Tensor, extra: Tensor) -> Tensor:
-        """The configured measure `(X, Y, Z)` in [0, 1] from the blended Monte Carlo channels."""
-        if self.config.infer.measure == "head_disagreement":
-            return extra[0].clamp(0.0, 1.0)
+    def _maps(self, mean_probs: Tensor, extra: Tensor) -> dict[str, NDArray[np.float32]]:
+        """The measures' maps `(X, Y, Z)` in [0, 1] from the blended Monte Carlo channels."""
         entropy = normalized_entropy(mean_probs[None])[0, 0]
-        if self.config.infer.measure == "mutual_information":
-            return (entropy - extra[0]).clamp(0.0, 1.0)
-        return entropy
+        maps: dict[str, NDArray[np.float32]] = {}
+        for measure in self.measures:
+            values = entropy
+            if measure == "mutual_information":
+                values = (entropy - extra[0]).clamp(0.0, 1.0)
+            elif measure == "head_disagreement":
+                values = extra[-1].clamp(0.0, 1.0)
+            maps[measure] = values.numpy().astype(np.float32)
+        return maps
 
     def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
         """Blended windows, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
@@ -176,7 +200,9 @@ class Predictor:
         def predictor(windows: Tensor) -> Tensor:
             with self.precision.autocast():
                 arranged = self.precision.arrange(windows)
-                return window_channels(self._network, arranged, self.config, samples, generator)
+                return window_channels(
+                    self._network, arranged, self.config, samples, generator, self.measures
+                )
 
         patch = self.config.preprocess.patch
         padding = float(image.min()) if self.config.preprocess.padding == "minimum" else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,7 +67,7 @@ def intra_task_consistency(
     probs: Tensor,
     teacher_probs: Tensor,
     sdm: Tensor,
-    teacher_sdm: Tensor,
+    teacher_sdm: Tensor | None,
     weights: Tensor | None,
     beta: float,
 ) -> Tensor:
@@ -75,7 +77,7 @@ def intra_task_consistency(
         probs: Student class probabilities `(B, C, H, W, D)`.
         teacher_probs: The teacher's, same shape, no gradient.
         sdm: Student signed distance maps `(B, F, H, W, D)`.
-        teacher_sdm: The teacher's, same shape, no gradient.
+        teacher_sdm: The teacher's, same shape, no gradient; `None` leaves the distance task out.
         weights: `(B, 1, H, W, D)` in [0, 1], or `None` for all voxels.
         beta: Share of the segmentation task, in [0, 1].
 
@@ -85,6 +87,8 @@ def intra_task_consistency(
     Source: UG-MCL Eq. 4.
     """
     segmentation = weighted_mean((probs - teacher_probs) ** 2, weights)
+    if teacher_sdm is None:
+        return beta * segmentation
     distance = weighted_mean((sdm - teacher_sdm) ** 2, weights)
     return beta * segmentation + (1.0 - beta) * distance
 
@@ -114,29 +118,49 @@ def cross_task_consistency(probs: Tensor, sdm_probs: Tensor, weights: Tensor | N
 
 def consistency_terms(
     student: DualTaskOutput,
-    teacher_probs: Tensor,
-    teacher_sdm: Tensor,
-    weights: Tensor,
+    teacher_probs: Tensor | None,
+    teacher_sdm: Tensor | None,
+    weights: Tensor | None,
     config: LossConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Both consistency terms of one set of patches: intra-task (Eq. 4) and cross-task (Eq. 6)."""
+    """Both consistency terms of one set of patches: intra-task (Eq. 4) and cross-task (Eq. 6).
+
+    A term that the configuration does not weigh, or that lacks the teacher's `(B, C, H, W, D)` probabilities,
+    is 0; without `(B, 1, H, W, D)` weights all voxels count.
+    """
     probs = student.logits.float().softmax(dim=1)
     sdm = student.sdm.float()
-    intra = intra_task_consistency(probs, teacher_probs, sdm, teacher_sdm, weights, config.beta)
-    guidance = weights if config.cross_task_guidance == "mask" else None
-    cross = cross_task_consistency(probs[:, 1:], sdm_to_probability(sdm, config.sharpness), guidance)
+    intra = cross = torch.zeros((), device=probs.device)
+    if teacher_probs is not None and config.intra_task_weight > 0:
+        intra = intra_task_consistency(probs, teacher_probs, sdm, teacher_sdm, weights, config.beta)
+    if config.cross_task_weight > 0:
+        guidance = weights if config.cross_task_guidance == "mask" else None
+        cross = cross_task_consistency(probs[:, 1:], sdm_to_probability(sdm, config.sharpness), guidance)
     return intra, cross
 
 
+def entropy_loss(logits: Tensor) -> Tensor:
+    """Mean entropy of class scores `(B, C, H, W, D)` over its maximum ln C, in [0, 1].
+
+    Source: Grandvalet & Bengio 2005, Vu et al. 2019; normalized by ln C as in SSL4MIS.
+    """
+    logarithms = logits.float().log_softmax(dim=1)
+    return -(logarithms.exp() * logarithms).sum(dim=1).mean() / math.log(logits.shape[1])
+
+
 def mixed_loss(
-    output: DualTaskOutput, target_probs: Tensor, target_sdm: Tensor, weights: Tensor, config: LossConfig
+    output: DualTaskOutput,
+    target_probs: Tensor,
+    target_sdm: Tensor | None,
+    weights: Tensor,
+    config: LossConfig,
 ) -> Tensor:
     """The supervised loss of patches whose target is part label, part teacher, voxels weighted.
 
     Args:
         output: The student's, of the mixed patches.
         target_probs: Labels one-hot or teacher probabilities `(B, C, H, W, D)`; the likeliest class counts.
-        target_sdm: Distance maps `(B, F, H, W, D)`.
+        target_sdm: Distance maps `(B, F, H, W, D)`; `None` leaves the distance head out.
         weights: `(B, 1, H, W, D)` in [0, 1]: 1 where a label stands, less where the teacher does.
         config: Supplies `sdm_weight`.
 
@@ -146,8 +170,10 @@ def mixed_loss(
     hard = target_probs.argmax(dim=1)
     entropy = weighted_mean(F.cross_entropy(logits, hard, reduction="none")[:, None], weights)
     one_hot = F.one_hot(hard, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    distance = weighted_mean((output.sdm.float() - target_sdm) ** 2, weights)
-    return entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights) + config.sdm_weight * distance
+    loss = entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights)
+    if target_sdm is None:
+        return loss
+    return loss + config.sdm_weight * weighted_mean((output.sdm.float() - target_sdm) ** 2, weights)
 
 
 def total_loss(
@@ -157,10 +183,18 @@ def total_loss(
     weights: Tensor | None,
     ramp: float,
     config: LossConfig,
+    entropy: Tensor | None = None,
 ) -> LossTerms:
-    """L = L_sup + ramp (lambda_i L_itc + lambda_c L_ctc) (UG-MCL Eq. 7), and its terms for logging."""
+    """L = L_sup + ramp (lambda_i L_itc + lambda_c L_ctc + lambda_e H), and its terms for logging.
+
+    Source: UG-MCL Eq. 7; its lambda_e is 0. Without `intra` and `cross` only the supervised loss counts.
+    """
     zero = torch.zeros((), device=supervised.device)
-    if intra is None or cross is None or weights is None:
-        return LossTerms(supervised, supervised.detach(), zero, zero, zero)
+    if intra is None or cross is None:
+        return LossTerms(supervised, supervised.detach(), zero, zero, zero, zero)
     total = supervised + ramp * (config.intra_task_weight * intra + config.cross_task_weight * cross)
-    return LossTerms(total, supervised.detach(), intra.detach(), cross.detach(), weights.mean())
+    if entropy is not None:
+        total = total + ramp * config.entropy_weight * entropy
+    certain = zero if weights is None else weights.mean()
+    entropy = zero if entropy is None else entropy.detach()
+    return LossTerms(total, supervised.detach(), intra.detach(), cross.detach(), certain, entropy)

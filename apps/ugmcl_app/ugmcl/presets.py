@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, _require
+from .preprocessing import orientation, oriented_spacing
+from .volume import Volume
 
 PRESETS = ("default", "paper-la")
 
@@ -55,6 +58,44 @@ def preset(
     return Config(tuple(labels), name, PreprocessConfig(spacing_mm=spacing, patch=patch), network)
 
 
+def preset_for_scans(
+    name: str, labels: Sequence[str], scans: Iterable[Volume], device: str = "cpu"
+) -> Config:
+    """`preset` for scans in memory or read one after the other.
+
+    Raises:
+        ValueError: For an unknown preset, or without any scan.
+    """
+    shapes: list[tuple[int, int, int]] = []
+    spacings: list[tuple[float, float, float]] = []
+    for scan in scans:
+        x, y, z = orientation(scan.affine)[0]
+        shape = scan.array.shape
+        shapes.append((shape[x], shape[y], shape[z]))
+        spacings.append(oriented_spacing(scan))
+    return preset(name, labels, shapes, spacings, device)
+
+
+def with_settings(config: Config, settings: Sequence[str]) -> Config:
+    """A copy changed by texts such as "train.min_steps=10"; values are JSON, or words without quotes.
+
+    Raises:
+        ValueError: For a value that there is not, or that is not acceptable.
+    """
+    values = config.to_dict()
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        section, _, field = name.partition(".")
+        if not isinstance(values.get(section), dict) or field not in values[section]:
+            sentence = f"--set {setting}: no such value; give section.name=value, as train.min_steps=10."
+            raise ValueError(sentence)
+        try:
+            values[section][field] = json.loads(text)
+        except json.JSONDecodeError:
+            values[section][field] = text
+    return Config.from_dict(values)
+
+
 def _working_geometry(
     shapes: NDArray[np.float64],
     spacings: NDArray[np.float64],
@@ -71,10 +112,9 @@ def _working_geometry(
     size = np.median(shapes * spacings, axis=0) / spacing
     shrink = max(1.0, float(np.prod(size) / scan_voxels) ** (1 / 3))
     spacing, size = spacing * shrink, size / shrink
-    edges = np.floor(size / stride) * stride
+    edges = np.maximum(np.floor(size / stride) * stride, max(2 * stride, 16))
     while np.prod(edges) > patch_voxels and edges.max() > 2 * stride:
         edges[int(np.argmax(edges))] -= stride
-    edges = np.maximum(edges, max(2 * stride, 16))
     chosen = [round(float(value), 4) for value in spacing]
     patch = [int(value) for value in edges]
     return (chosen[0], chosen[1], chosen[2]), (patch[0], patch[1], patch[2])

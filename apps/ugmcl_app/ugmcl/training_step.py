@@ -1,9 +1,10 @@
-"""training_step: one step of UG-MCL.
+"""training_step: one step of UG-MCL, or of a method that has only some of its terms.
 
 Labeled patches give the supervised loss. The teacher sees the unlabeled patches, runs one encoder pass and T
 dropout passes of the decoder on it; their mean is the target, its entropy decides which voxels teach. The
-student sees the same patches perturbed and is pulled towards the target (intra-task) and towards agreement of
-its own two heads (cross-task).
+student sees the same patches perturbed and is pulled towards the target (intra-task) and towards agreement
+of its own two heads (cross-task). What no term with a weight asks for, such as the teacher or its dropout
+passes, is not computed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augmentation import clamped_noise, strong_intensity
-from .losses import consistency_terms, mixed_loss, supervised_loss, total_loss
+from .losses import consistency_terms, entropy_loss, mixed_loss, supervised_loss, total_loss
 from .sampling import TwoStreamSampler
 from .schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
 from .training_state import TrainingState
@@ -26,22 +27,33 @@ GRADIENT_CLIP = 12.0
 """Largest gradient norm of a step; guards the first steps of a warm start [M]. UG-MCL clips nothing."""
 
 
+class Lesson(NamedTuple):
+    """What the teacher says of patches.
+
+    Attributes:
+        probs: Class probabilities `(B, C, H, W, D)`: the mean of its passes.
+        sdm: Signed distance maps `(B, F, H, W, D)`, or `None` where no term trains them.
+        weights: How much each voxel may teach, `(B, 1, H, W, D)` in [0, 1].
+    """
+
+    probs: Tensor
+    sdm: Tensor | None
+    weights: Tensor
+
+
 class Targets(NamedTuple):
-    """What the teacher, and in exchanged boxes the label, asks of the student on the consistency patches.
+    """The consistency patches and what is asked of the student on them.
 
     Attributes:
         images: Patches the student sees, `(B, 1, H, W, D)`.
-        probs: Target class probabilities `(B, C, H, W, D)`: the teacher's mean, or the label one-hot.
-        sdm: Target signed distance maps `(B, F, H, W, D)`.
-        weights: How much each voxel may teach, `(B, 1, H, W, D)` in [0, 1]; 1 where a label stands.
+        lesson: The teacher's, with the label one-hot and of weight 1 in exchanged boxes; `None` where no term
+            needs a teacher.
         labeled: 1 where a label stands, `(B, 1, H, W, D)`; `None` without exchanged boxes.
         exchanged: How many of the labeled patches appear here instead of whole.
     """
 
     images: Tensor
-    probs: Tensor
-    sdm: Tensor
-    weights: Tensor
+    lesson: Lesson | None
     labeled: Tensor | None = None
     exchanged: int = 0
 
@@ -84,20 +96,24 @@ def _loss(
     if targets is None:
         return total_loss(supervised, None, None, None, ramp, config)
     student = DualTaskOutput(output.logits[first:], output.sdm[first:])
+    entropy = entropy_loss(student.logits) if config.entropy_weight > 0 else None
+    if targets.lesson is None:
+        intra, cross = consistency_terms(student, None, None, None, config)
+        return total_loss(supervised, intra, cross, None, ramp, config, entropy)
+    probs, sdm, weights = targets.lesson
     if targets.labeled is not None:
-        certain = torch.where(targets.labeled > 0, 1.0, ramp * config.mix_weight * targets.weights)
-        mixed = mixed_loss(student, targets.probs, targets.sdm, certain, config)
+        certain = torch.where(targets.labeled > 0, 1.0, ramp * config.mix_weight * weights)
+        mixed = mixed_loss(student, probs, sdm, certain, config)
         supervised = (whole * supervised + len(student.logits) * mixed) / (whole + len(student.logits))
-    intra, cross = consistency_terms(student, targets.probs, targets.sdm, targets.weights, config)
-    return total_loss(supervised, intra, cross, targets.weights, ramp, config)
+    intra, cross = consistency_terms(student, probs, sdm, weights, config)
+    return total_loss(supervised, intra, cross, weights, ramp, config, entropy)
 
 
 def _consistency_batch(
     run: TrainingState, sampler: TwoStreamSampler, labeled: Batch, ramp: float
 ) -> Tensor | None:
     """Patches of the consistency terms: labeled ones without a pool, `None` while they hardly count."""
-    train = run.config.train
-    if train.method == "supervised" or 0.1 * ramp < train.skip_below:
+    if not run.config.uses_unlabeled or 0.1 * ramp < run.config.train.skip_below:
         return None
     batch = sampler.unlabeled_batch()
     return labeled.image if batch is None else batch.image
@@ -107,12 +123,12 @@ def _targets(run: TrainingState, labeled: Batch, unlabeled: Tensor) -> Targets:
     """The teacher's view of the configured stream, with boxes exchanged where copy-paste is on."""
     train = run.config.train
     if train.copy_paste == "on":
-        return _exchange_boxes(run, labeled, unlabeled, Targets(unlabeled, *teach(run, unlabeled)))
+        return _exchange_boxes(run, labeled, unlabeled, teach(run, unlabeled))
     images = torch.cat([labeled.image, unlabeled]) if train.mc_stream == "all" else unlabeled
-    return Targets(images, *teach(run, images))
+    return Targets(images, teach(run, images) if run.config.has_teacher else None)
 
 
-def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taught: Targets) -> Targets:
+def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taught: Lesson) -> Targets:
     """Boxes of labeled patches in unlabeled ones and the reverse; the labels stand in for the teacher.
 
     As many labeled patches as there are unlabeled ones are exchanged; the rest stay whole.
@@ -137,35 +153,38 @@ def _exchange_boxes(run: TrainingState, labeled: Batch, unlabeled: Tensor, taugh
 
     device = taught.probs.device
     one_hot = F.one_hot(labeled.label, taught.probs.shape[1]).movedim(-1, 1).float().to(device)
-    sdm = taught.sdm if labeled.sdm is None else labeled.sdm.to(device)
+    sdm = None
+    if labeled.sdm is not None and taught.sdm is not None:
+        sdm = mix(labeled.sdm.to(device), taught.sdm)
     ones = torch.ones_like(taught.weights)
-    return Targets(
-        mix(labeled.image, unlabeled),
-        mix(one_hot, taught.probs),
-        mix(sdm, taught.sdm),
-        mix(ones, taught.weights),
-        mix(ones, torch.zeros_like(ones)),
-        count,
-    )
+    lesson = Lesson(mix(one_hot, taught.probs), sdm, mix(ones, taught.weights))
+    return Targets(mix(labeled.image, unlabeled), lesson, mix(ones, torch.zeros_like(ones)), count)
 
 
 @torch.no_grad()
-def teach(run: TrainingState, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The teacher's mean probabilities and distance maps for patches, and how much each voxel may teach."""
-    config = run.config
+def teach(run: TrainingState, images: Tensor) -> Lesson:
+    """The teacher's mean probabilities and distance maps for patches, and how much each voxel may teach.
+
+    Where the uncertainty has no say (`uncertainty_weighting` "none"), one pass without dropout does.
+    """
+    config, network, distances = run.config, run.teacher.network, run.config.learns_distances
     if config.train.perturbation == "noise":
         images = clamped_noise(images, run.generator)
     with run.precision.autocast():
-        features = run.teacher.network.encode(run.precision.arrange(images))
-        passes = stochastic_passes(run.teacher.network, features, config.train.mc_samples, run.generator)
-    assert passes.sdm is not None
+        features = network.encode(run.precision.arrange(images))
+        if config.loss.uncertainty_weighting == "none":
+            output = network.decode(features)
+            probs = output.logits.float().softmax(dim=1)
+            return Lesson(probs, output.sdm.float() if distances else None, torch.ones_like(probs[:, :1]))
+        samples = config.train.mc_samples
+        passes = stochastic_passes(network, features, samples, run.generator, distances=distances)
     threshold = certainty_threshold(
         run.step, config.loss.rampup_fraction * run.steps, config.loss.threshold_start
     )
     weights = certainty_weights(
         normalized_entropy(passes.probs), threshold, config.loss.uncertainty_weighting
     )
-    return passes.probs, passes.sdm, weights
+    return Lesson(passes.probs, passes.sdm, weights)
 
 
 def _descend(run: TrainingState, loss: Tensor) -> None:
@@ -181,5 +200,5 @@ def _descend(run: TrainingState, loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.student.parameters(), GRADIENT_CLIP)
     run.optimizer.step()
-    if train.method != "supervised":
+    if run.config.has_teacher:
         run.teacher.update(run.student, run.step)

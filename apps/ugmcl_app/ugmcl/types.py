@@ -51,3 +51,4 @@ class LossTerms(NamedTuple):
     intra_task: Tensor
     cross_task: Tensor
     certain_fraction: Tensor
+    entropy: Tensor

@@ -1,0 +1,108 @@
+"""The CSV files between `evaluate` and `report`: their columns, read with types, replaced atomically."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from server.evaluation.case_metrics import METRICS
+
+Row = dict[str, Any]
+IDENTITY = ("run", "data_set", "labels", "method", "seed")
+"""First columns of every file: which run a row belongs to."""
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "runs": (
+        *IDENTITY, "unlabeled", "model", "steps", "seconds", "cpu_seconds", "evaluated_on", "test_cases",
+        "ranking_cases", "temperature", "precision", "device", "commit", "versions", "fingerprint", "digest",
+    ),
+    "cases": (*IDENTITY, "role", "case", "class", "largest_component", *METRICS),
+    "uncertainty": (
+        *IDENTITY, "set", "case", "measure", "scaling", "region", "voxels", "errors", "auroc", "aupr", "ece",
+        "risk_coverage_area",
+    ),
+    "reliability": (
+        *IDENTITY, "set", "measure", "scaling", "region", "low", "high", "voxels", "mean_uncertainty",
+        "error_rate",
+    ),
+    "risk_coverage": (*IDENTITY, "set", "measure", "region", "coverage", "risk"),
+    "scores": (*IDENTITY, "set", "case", "score", "value", "dice"),
+}  # fmt: skip
+"""File name without .csv, and its columns."""
+WHOLE = {"labels", "seed", "unlabeled", "steps", "test_cases", "ranking_cases", "largest_component", "voxels",
+         "errors", "failed"}  # fmt: skip
+TEXT = {"run", "data_set", "method", "model", "evaluated_on", "precision", "device", "commit", "versions",
+        "fingerprint", "digest", "role", "case", "class", "set", "measure", "scaling", "region",
+        "score"}  # fmt: skip
+"""All other columns are numbers; an empty field is a number that does not exist."""
+
+
+def write_rows(folder: Path, name: str, rows: Iterable[Row]) -> None:
+    """Replace `<folder>/<name>.csv` atomically.
+
+    Args:
+        folder: Is made where it is missing.
+        name: A key of `COLUMNS`.
+        rows: Numbers are kept with six significant digits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS[name])
+        writer.writerows([_written(row.get(column)) for column in COLUMNS[name]] for row in rows)
+    os.replace(temporary, path)
+
+
+def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
+    """The rows of `<folder>/<name>.csv` with numbers as numbers.
+
+    Args:
+        folder: Written by `evaluate`.
+        name: A key of `COLUMNS`.
+        optional: Whether no file means no rows.
+
+    Raises:
+        ValueError: If the file is missing, has other columns, or holds a word where a number belongs.
+    """
+    path = folder / f"{name}.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return _parsed(path, COLUMNS[name], list(csv.reader(file)))
+    except FileNotFoundError:
+        if optional:
+            return []
+        raise ValueError(f"{path} is not there; run `experiment evaluate` with --out {folder}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file ({error}).") from error
+
+
+def _parsed(path: Path, columns: Sequence[str], lines: list[list[str]]) -> list[Row]:
+    if not lines or tuple(lines[0]) != tuple(columns):
+        raise ValueError(f"{path} has other columns than this version writes; evaluate the runs again.")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            rows.append({column: _read(column, field) for column, field in zip(columns, line, strict=True)})
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; evaluate the runs again.") from error
+    return rows
+
+
+def _read(column: str, field: str) -> str | int | float | None:
+    if column in TEXT:
+        return field
+    if field == "":
+        return None
+    return int(field) if column in WHOLE else float(field)
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Data sets as they lie on disk, turned into packs that a machine without their libraries can train from."""
