@@ -179,6 +179,7 @@ def measure(size_name: str, device: str, report: Callable[[str], None]) -> dict[
         "paper_vnet": run(paper_config(size), 1, precision=None),
     }
     by_precision = run(config, size.windows, precision=precision)
+    small = None if size.small_shape is None else small_scans(size, device, precision, report)
     report("peak memory")
     sides = {
         side: round(peak_memory_mib(side, device, torch.get_num_threads(), quick=size is QUICK), 1)
@@ -196,10 +197,27 @@ def measure(size_name: str, device: str, report: Callable[[str], None]) -> dict[
             "train_step": shipped,
             "train_step_fp32": exact,
             "inference": {**by_network, "shipped": by_precision},
+            "small_scans": small,
         },
         "precision": precision.to_dict(),
         "size": size_name,
         **provenance(device),
+    }
+
+
+def small_scans(
+    size: BenchSize, device: str, precision: Precision, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """The shipped figures for scans of a few centimeters, where calls cost more than voxels."""
+    assert size.small_shape is not None
+    small = size._replace(shape=size.small_shape)
+    config = bench_config(small, device)
+    report("small scans")
+    run = functools.partial(inference, config, small.windows, small.inference_pairs, device)
+    return {
+        "train_step": train_step_shipped(small, device, precision),
+        "inference": run(None),
+        "inference_shipped": run(precision),
     }
 
 
@@ -208,6 +226,8 @@ def _table(figures: dict[str, Any]) -> str:
     lines += [f"{name:30}{figures[name]:>12.2f}{target:>10.2f}" for name, target in TARGETS.items()]
     for name in ("loss_difference", "inference_output_difference"):
         lines.append(f"{name:30}{figures[name]:>12.1e}")
+    small = figures["details"]["small_scans"] or {}
+    lines += [f"{'small scans: ' + name:30}{entry['ratio']:>12.2f}" for name, entry in small.items()]
     for side, mib in figures["peak_memory_mib"].items():
         lines.append(f"{'peak_memory_mib ' + side:30}{mib:>12.1f}")
     return "\n".join(lines)
