@@ -17,9 +17,10 @@ import torch
 
 from server.parallel_runs import run_side_by_side
 from server.scan_set import Dataset, Loader, base_config, read_dataset
-from ugmcl.config import Config, replace
+from ugmcl.config import replace
 from ugmcl.experiment import Experiment, gap_closed, read_record, run_experiment, tabulate, write_record
-from ugmcl.precision import Precision, choose_precision
+from ugmcl.packed_runs import kept_precision
+from ugmcl.precision import Precision
 from ugmcl.provenance import provenance
 from ugmcl.score_ranking import rank_scores
 from ugmcl.terminal import progress_line, stop_on_signal
@@ -75,7 +76,7 @@ def hippocampus(given: argparse.Namespace) -> int:
     if not runs:
         raise ValueError(f"--only {' '.join(given.only)} matches no run; name a group, group/arm or a run.")
     given.work.mkdir(parents=True, exist_ok=True)
-    precision = same_precision(given.work / "precision.json", runs[0].config)
+    precision = kept_precision(given.work, runs[0].config, "cpu")
     with stop_on_signal() as stopped:
         if given.threads > 1 and len(runs) > 1:
             ended = run_side_by_side(
@@ -182,16 +183,6 @@ def score_ranking(given: argparse.Namespace) -> int:
         mark += "  (in use)" if name == figures["score"] else ""
         print(f"{name:24}" + "".join(f"{'none':>8}" if v is None else f"{v:>8.3f}" for v in values) + mark)
     return 0
-
-
-def same_precision(path: Path, config: Config) -> Precision:
-    """Measured once and kept, so that runs which are compared, today or tomorrow, share it."""
-    stored = read_record(path)
-    if stored is not None:
-        return Precision(**stored)
-    precision = choose_precision(config, "cpu")
-    write_record(path, precision.to_dict())
-    return precision
 
 
 def main(arguments: list[str] | None = None) -> int:

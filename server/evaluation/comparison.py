@@ -96,10 +96,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     values = iter(adjusted.tolist())
     return [None if value is None else float(next(values)) for value in p_values]
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; `None` for fewer than 3 values or when one side is constant."""
-    if len(a) < FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(stats.spearmanr(a, b).statistic)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from server.evaluation.atomic import replacing
 from server.evaluation.case_metrics import METRICS
 
 Row = dict[str, Any]
@@ -47,14 +47,13 @@ def write_rows(folder: Path, name: str, rows: Iterable[Row]) -> None:
         name: A key of `COLUMNS`.
         rows: Numbers are kept with six significant digits.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.csv"
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(folder / f"{name}.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS[name])
         writer.writerows([_written(row.get(column)) for column in COLUMNS[name]] for row in rows)
-    os.replace(temporary, path)
 
 
 def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from server.evaluation.atomic import replacing
 
 METHOD_COLORS = {
     "supervised": "#6b6b6b",
@@ -82,7 +83,5 @@ def label_line_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) ->
 
 def save(picture: Figure, path: Path) -> None:
     """Write a PNG atomically; the same figures give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.savefig(temporary, format="png", metadata={"Software": None})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        picture.savefig(temporary, format="png", metadata={"Software": None})

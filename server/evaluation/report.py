@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from server.evaluation.accuracy_pictures import case_boxes, learning_curve
+from server.evaluation.atomic import replacing
 from server.evaluation.csv_files import COLUMNS, read_rows
 from server.evaluation.naming import ABLATION_ENDS, NOTES, data_set_name, measure_name, method_name
 from server.evaluation.results_file import read_gpu, results, to_json
@@ -208,15 +208,11 @@ def with_generated(text: str, generated: str, page: Path) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from server.evaluation.case_maps import DISTANCE
-from server.evaluation.comparison import spearman
 from server.evaluation.csv_files import Row
 from server.evaluation.summary import Evaluated, mean_of
+from ugmcl.score_ranking import spearman
 
 FIGURES = ("auroc", "aupr", "ece", "risk_coverage_area")
 DEFAULT_MEASURE = "predictive_entropy"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from server.evaluation.comparison import compare, holm, spearman
+from server.evaluation.comparison import compare, holm
+from ugmcl.score_ranking import spearman
 
 
 def figures(values: list[float]) -> dict[str, float]:

@@ -62,7 +62,7 @@ QUICK = BenchSize((16, 16, 16), None, (4, 8), (16, 16, 16), (4, 4, 8, 8, 8), 1, 
 def bench_config(size: BenchSize, device: str) -> Config:
     """The preset "default" for scans of this shape, at 1 mm, with the published batch on both sides.
 
-    The default step is smaller (1 unlabeled patch, T = 4, copy-paste); comparing that with 2 + 2 patches
+    The default step is smaller (1 unlabeled patch, T = 2, copy-paste); comparing that with 2 + 2 patches
     and T = 8 would count a change of the method as a gain of speed.
     """
     config = preset("default", ("foreground",), [size.shape], [(1.0, 1.0, 1.0)], device)

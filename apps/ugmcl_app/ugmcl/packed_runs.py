@@ -121,9 +121,8 @@ def run_packed(
     seconds = round(time.perf_counter() - start, 2)
     role = model_of(run.config)
     files = ["student.pt", "teacher.pt"] if role == "teacher" else ["student.pt"]
-    for name in (
-        [*files, "predictions.npz"] if evaluated else files
-    ):  # copied, not moved: killed here, the run still finds them where it looks
+    files += ["predictions.npz"] if evaluated else []
+    for name in files:  # copied, not moved: killed here, the run still finds them where it looks
         shutil.copyfile(training / name, folder / f".{name}.tmp")
         (folder / f".{name}.tmp").replace(folder / name)
     origin = provenance(precision.device)
