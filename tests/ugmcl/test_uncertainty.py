@@ -101,8 +101,8 @@ def test_expected_dice_loss_at_its_ends() -> None:
 def test_every_candidate_score_lies_between_zero_and_one() -> None:
     rng = np.random.default_rng(0)
     for segmentation in (rng.random((4, 4, 4)) < 0.3, np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)):
-        uncertainty, foreground = rng.random((2, 4, 4, 4)).astype(np.float32)
-        for score in region_scores(uncertainty, foreground, segmentation).values():
+        uncertainty, foreground, plain = rng.random((3, 4, 4, 4)).astype(np.float32)
+        for score in region_scores(uncertainty, foreground, segmentation, plain).values():
             assert 0 <= score <= 1
 
 
@@ -123,7 +123,9 @@ def test_a_sure_map_has_no_least_sure_slice() -> None:
 def test_a_summary_is_plain_json_with_the_promised_keys() -> None:
     rng = np.random.default_rng(0)
     uncertainty, foreground = rng.random((2, 6, 7, 8)).astype(np.float32)
-    plain = summarize(uncertainty, foreground, foreground > 0.5, "predictive_entropy", 8).to_dict()
+    plain = summarize(
+        uncertainty, foreground, foreground > 0.5, np.sqrt(foreground), "predictive_entropy", 8
+    ).to_dict()
     assert set(json.loads(json.dumps(plain))) == {
         "score",
         "mean_foreground",
@@ -131,6 +133,7 @@ def test_a_summary_is_plain_json_with_the_promised_keys() -> None:
         "mc_samples",
         "top_slices",
     }
+    assert plain["score"] == expected_dice_loss(np.sqrt(foreground), foreground > 0.5)
     assert len(plain["top_slices"]) == 5
     assert plain["mean_foreground"] == pytest.approx(float(uncertainty[foreground > 0.5].mean()))
     assert all(0 < item["score"] <= 1 for item in plain["top_slices"])

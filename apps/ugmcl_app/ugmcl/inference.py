@@ -162,7 +162,8 @@ class Predictor:
         maps = self._maps(mean, restored[2 * classes :])
         uncertainty = maps[self.measures[0]]
         foreground = (1.0 - mean[0]).numpy().astype(np.float32)
-        summary = summarize(uncertainty, foreground, labels > 0, self.measures[0], samples)
+        plain = (1.0 - restored[0].clamp(0.0, 1.0)).numpy().astype(np.float32)
+        summary = summarize(uncertainty, foreground, labels > 0, plain, self.measures[0], samples)
         return Prediction(labels, uncertainty, foreground, summary, {}, maps, probs)
 
     def _maps(self, mean_probs: Tensor, extra: Tensor) -> dict[str, NDArray[np.float32]]:

@@ -75,7 +75,8 @@ def predict_run(
             kept[f"map/teacher_student_disagreement/{case.id}"] = eight_bits(difference)
         arrays.update(kept)
         found = prediction.labels > 0
-        scores[case.id] = region_scores(prediction.uncertainty, prediction.foreground, found)
+        plain = 1.0 - prediction.probs[0]
+        scores[case.id] = region_scores(prediction.uncertainty, prediction.foreground, found, plain)
         if should_stop():
             return False
     meta = {

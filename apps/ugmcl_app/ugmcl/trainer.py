@@ -230,6 +230,8 @@ def evaluate(
         if prediction.summary is not None:
             scores[case.id]["score"] = prediction.summary.score
         if prediction.uncertainty is not None and prediction.foreground is not None:
-            candidates = region_scores(prediction.uncertainty, prediction.foreground, prediction.labels > 0)
+            plain = 1.0 - prediction.probs[0]
+            found = prediction.labels > 0
+            candidates = region_scores(prediction.uncertainty, prediction.foreground, found, plain)
             scores[case.id]["region_scores"] = candidates
     return scores

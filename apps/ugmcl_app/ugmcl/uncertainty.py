@@ -124,25 +124,33 @@ def expected_dice_loss(foreground: NDArray[np.floating[Any]], segmentation: NDAr
 
 
 def region_scores(
-    uncertainty: NDArray[np.float32], foreground: NDArray[np.float32], segmentation: NDArray[np.bool_]
+    uncertainty: NDArray[np.float32],
+    foreground: NDArray[np.float32],
+    segmentation: NDArray[np.bool_],
+    plain_foreground: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """Candidate scores of a scan, each in [0, 1], higher = less sure; docs/results.md compares them.
 
     Args:
         uncertainty: Map `(X, Y, Z)` in [0, 1].
-        foreground: Mean foreground probability `(X, Y, Z)`.
+        foreground: Mean foreground probability of the passes `(X, Y, Z)`.
         segmentation: Predicted foreground `(X, Y, Z)`.
+        plain_foreground: Foreground probability of the pass without dropout `(X, Y, Z)`; `None` leaves its
+            score out.
     """
     mass, size = float(uncertainty.sum()), float(segmentation.sum())
-    return {
+    scores = {
         "volume_mean": float(uncertainty.mean()),
         "foreground_mean": float(uncertainty[segmentation].mean()) if size else 1.0,
         "mass_over_foreground": mass / (mass + size) if mass + size > 0 else 0.0,
         "expected_dice_loss": expected_dice_loss(foreground, segmentation),
     }
+    if plain_foreground is not None:
+        scores["plain_dice_loss"] = expected_dice_loss(plain_foreground, segmentation)
+    return scores
 
 
-SCORE = "expected_dice_loss"
+SCORE = "plain_dice_loss"
 """Which of `region_scores` is the score of a scan: the one that ranks true errors best, see docs/results.md.
 """
 
@@ -151,6 +159,7 @@ def summarize(
     uncertainty: NDArray[np.float32],
     foreground: NDArray[np.float32],
     segmentation: NDArray[np.bool_],
+    plain_foreground: NDArray[np.float32],
     measure: str,
     mc_samples: int,
     top: int = 5,
@@ -161,7 +170,7 @@ def summarize(
     different axes compare by how much of what a reader sees is in doubt. At most `top` slices, best first, no
     two of the same axis closer than 3 voxels.
     """
-    scores = region_scores(uncertainty, foreground, segmentation)
+    scores = region_scores(uncertainty, foreground, segmentation, plain_foreground)
     mean_foreground = float(uncertainty[segmentation].mean()) if segmentation.any() else 0.0
     return UncertaintySummary(
         scores[SCORE], mean_foreground, measure, mc_samples, top_slices(uncertainty, top)
