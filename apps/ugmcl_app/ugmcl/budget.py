@@ -51,11 +51,11 @@ def _plain_share(config: Config) -> float:
 def _trial_cost(
     run: TrainingState, sampler: TwoStreamSampler, at_step: int, clock: Callable[[], float], limit: float
 ) -> float:
-    """Median time of a step of the kind that runs at `at_step`, from 2 to 9 of them within `limit`."""
+    """Median time of a step of the kind that runs at `at_step`, from 2 to 40 of them within `limit`."""
     run.step = at_step
     train_step(run, sampler)
     began, times = clock(), list[float]()
-    while len(times) < 2 or (len(times) < 9 and clock() - began < limit):
+    while len(times) < 2 or (len(times) < 40 and clock() - began < limit):
         start = clock()
         train_step(run, sampler)
         times.append(clock() - start)

@@ -112,21 +112,46 @@ class DualTaskVNet(nn.Module):
 
     def decode(self, features: Features, masks: DropoutMasks | None = None) -> DualTaskOutput:
         """The half behind the first dropout; `masks=None` is the deterministic pass."""
-        h = self._decoded(features, masks)
-        logits = self.segmentation_head(h)
-        raw = self.sdm_head(h) if self.config.sdm_head == "separate" else logits[:, 1:]
-        return DualTaskOutput(logits, torch.tanh(raw))
+        logits, sdm = self.decode_finest(self.decode_coarse(features, masks), features.skips[0], masks)
+        return DualTaskOutput(logits, sdm)
 
     def segment(self, features: Features, masks: DropoutMasks | None = None) -> Tensor:
         """The logits of `decode` alone, for those who do not look at the distance head."""
-        logits: Tensor = self.segmentation_head(self._decoded(features, masks))
-        return logits
+        coarse = self.decode_coarse(features, masks)
+        return self.decode_finest(coarse, features.skips[0], masks, distances=False)[0]
 
-    def _decoded(self, features: Features, masks: DropoutMasks | None) -> Tensor:
+    def decode_coarse(self, features: Features, masks: DropoutMasks | None = None) -> Tensor:
+        """All decoder levels but the finest, `(B, filters[1], H/2, W/2, D/2)`."""
         h = features.bottleneck if masks is None else features.bottleneck * masks.bottleneck
-        for level in range(len(self.up) - 1, -1, -1):
+        for level in range(len(self.up) - 1, 0, -1):
             h = self.decoder[level](self.up[level](h) + features.skips[level])
-        return h if masks is None else h * masks.head
+        return h
+
+    def decode_finest(
+        self, coarse: Tensor, skip: Tensor, masks: DropoutMasks | None = None, distances: bool = True
+    ) -> tuple[Tensor, ...]:
+        """The finest decoder level and the heads: logits and, if asked for, signed distance maps.
+
+        Where no gradient is needed on a CPU, one sample after the other: the feature maps of several full
+        windows leave its caches, and memory that large goes back to the system after every layer [M].
+        """
+        if len(coarse) > 1 and coarse.device.type == "cpu" and self._is_stateless():
+            pieces = []
+            for i in range(len(coarse)):
+                one = None if masks is None else DropoutMasks(*(mask[i : i + 1] for mask in masks))
+                pieces.append(self.decode_finest(coarse[i : i + 1], skip[i : i + 1], one, distances))
+            return tuple(torch.cat(piece) for piece in zip(*pieces, strict=True))
+        h = self.decoder[0](self.up[0](coarse) + skip)
+        h = h if masks is None else h * masks.head
+        logits = self.segmentation_head(h)
+        if not distances:
+            return (logits,)
+        raw = self.sdm_head(h) if self.config.sdm_head == "separate" else logits[:, 1:]
+        return logits, torch.tanh(raw)
+
+    def _is_stateless(self) -> bool:
+        """Whether a pass keeps no gradient and treats each sample alone."""
+        return not torch.is_grad_enabled() and (self.config.norm != "batch" or not self.training)
 
     def sample_masks(
         self, batch: int, like: Tensor, generator: torch.Generator | None = None

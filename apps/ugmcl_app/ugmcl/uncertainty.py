@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .network import DualTaskVNet, Features
+from .network import DropoutMasks, DualTaskVNet, Features
 
 BAND_NAMES = ("low", "medium", "high")
 """Names of the label values 1, 2, 3 of the banded map."""
 BAND_EDGES = (0.1, 0.4, 0.7)
 """Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92.
 """
+COARSE_PASSES = 4
+"""Dropout passes that share a batch at the coarse levels [M]: enough for fast convolutions of small maps, and
+half the memory of one full map in the default network."""
 
 
 class StochasticPasses(NamedTuple):
@@ -69,18 +73,41 @@ def stochastic_passes(
         distances: Whether the distance head runs too (only training needs it).
         entropies: Whether each pass's entropy is averaged too (only mutual information needs it).
     """
-    batch = features.bottleneck.shape[0]
     totals: list[Tensor] = []
-    for _ in range(samples):
-        masks = network.sample_masks(batch, features.bottleneck, generator)
-        output = network.decode(features, masks) if distances else None
-        logits = network.segment(features, masks) if output is None else output.logits
+    for logits, *sdm in _passes(network, features, samples, generator, distances):
         terms = [logits.float().softmax(dim=1)]
         terms += [normalized_entropy(terms[0])] if entropies else []
-        terms += [output.sdm.float()] if output is not None else []
+        terms += [maps.float() for maps in sdm]
         totals = [total.add_(term) for total, term in zip(totals, terms, strict=True)] if totals else terms
     means = [total.div_(samples) for total in totals]
     return StochasticPasses(means[0], means[-1] if distances else None, means[1] if entropies else None)
+
+
+def _passes(
+    network: DualTaskVNet,
+    features: Features,
+    samples: int,
+    generator: torch.Generator | None,
+    distances: bool,
+) -> Iterator[tuple[Tensor, ...]]:
+    """The heads' outputs of one dropout pass after the other.
+
+    The small, coarse maps of up to `COARSE_PASSES` passes go through the decoder as one batch; the finest
+    level, as large as the image, runs pass by pass. Passes of a network whose batch statistics mix the
+    samples of a batch stay apart.
+    """
+    batch = len(features.bottleneck)
+    apart = network.config.norm == "batch" and network.training
+    for first in range(0, samples, 1 if apart else COARSE_PASSES):
+        count = min(1 if apart else COARSE_PASSES, samples - first)
+        masks = [network.sample_masks(batch, features.bottleneck, generator) for _ in range(count)]
+        repeated = [torch.cat([skip] * count) for skip in features.skips[1:]]  # keeps the memory layout
+        wide = Features([features.skips[0], *repeated], torch.cat([features.bottleneck] * count))
+        coarse = network.decode_coarse(
+            wide, DropoutMasks(*(torch.cat(mask) for mask in zip(*masks, strict=True)))
+        )
+        for piece, drawn in zip(coarse.split(batch), masks, strict=True):
+            yield network.decode_finest(piece, features.skips[0], drawn, distances)
 
 
 def certainty_weights(uncertainty: Tensor, threshold: float, weighting: str) -> Tensor:
