@@ -8,6 +8,7 @@ import pytest
 from tests.ugmcl.toy_scans import tiny_config
 from ugmcl import preset
 from ugmcl.config import (
+    LATER_VALUES,
     Config,
     InferConfig,
     LossConfig,
@@ -136,3 +137,14 @@ def test_replacing_values_leaves_the_original_alone() -> None:
     assert (changed.train.steps, changed.loss.beta) == (7, 0.5)
     assert config == Config()
     assert changed.network is config.network
+
+
+def test_values_that_came_later_identify_a_run_only_where_they_are_used() -> None:
+    plain, changed = Config(), tiny_config(loss={"dice": "published"}, train={"gradient_clip": 0.0})
+    for section, later in LATER_VALUES.items():
+        assert later.items() <= plain.to_dict()[section].items()  # the defaults are what the first runs had
+        assert not set(later) & set(plain.identity()[section])
+    assert changed.identity()["loss"]["dice"] == "published"
+    assert changed.identity()["train"]["gradient_clip"] == 0.0
+    assert "compile" not in changed.identity()["train"]
+    assert plain.identity()["train"]["steps"] == plain.train.steps

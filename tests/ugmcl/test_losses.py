@@ -53,6 +53,37 @@ def test_voxels_of_no_weight_do_not_count_in_dice() -> None:
     assert soft_dice_loss(probs, target, weights).item() == pytest.approx(1 - 2.6 / 2.9)
 
 
+def test_the_published_dice_sums_over_the_batch_and_squares_its_denominator() -> None:
+    probs = torch.cat([voxels([0.2, 0.9], [0.8, 0.1]), voxels([1.0, 0.5], [0.0, 0.5])])
+    target = torch.cat([voxels([0.0, 1.0], [1.0, 0.0]), voxels([1.0, 0.0], [0.0, 1.0])])
+    # overlap 2 (0.8 + 0.5), squares 0.64 + 0.01 + 0.25 and 1 + 1
+    expected = 1 - 2.6 / 2.9
+    assert soft_dice_loss(probs, target, form="published").item() == pytest.approx(expected, abs=1e-4)
+    halves = torch.full((2, 1, 2, 1, 1), 0.5)
+    assert soft_dice_loss(probs, target, halves, form="published").item() == pytest.approx(expected, abs=1e-4)
+    first = torch.stack([torch.ones(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)])
+    alone = soft_dice_loss(probs, target, first, form="published").item()
+    assert alone == pytest.approx(1 - 1.6 / 1.65, abs=1e-4)
+
+
+def test_the_supervised_and_the_mixed_loss_use_the_configured_dice() -> None:
+    logits = torch.randn(2, 2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    label = (torch.arange(27).reshape(1, 3, 3, 3) % 2).repeat(2, 1, 1, 1)
+    one_hot = torch.nn.functional.one_hot(label, 2).movedim(-1, 1).float()
+    output, probs = DualTaskOutput(logits, torch.zeros(2, 1, 3, 3, 3)), logits.softmax(1)
+    difference = soft_dice_loss(probs, one_hot, form="published") - soft_dice_loss(probs, one_hot)
+    ones = torch.ones(2, 1, 3, 3, 3)
+    losses = {
+        form: [
+            supervised_loss(output, label, None, LossConfig(dice=form)),
+            mixed_loss(output, one_hot, None, ones, LossConfig(dice=form)),
+        ]
+        for form in ("published", "per_sample")
+    }
+    for published, ours in zip(losses["published"], losses["per_sample"], strict=True):
+        torch.testing.assert_close(published - ours, difference)
+
+
 def test_the_supervised_loss_is_cross_entropy_dice_and_squared_distance_error() -> None:
     logits = voxels([0.0, math.log(3.0)], [math.log(3.0), 0.0])
     label = torch.tensor([1, 0]).reshape(1, 2, 1, 1)

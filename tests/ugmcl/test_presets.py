@@ -56,6 +56,7 @@ def test_the_paper_preset_has_the_papers_values() -> None:
     assert (config.loss.intra_task_weight, config.loss.cross_task_weight) == (0.1, 0.1)
     assert (config.loss.rampup_fraction, config.loss.threshold_start) == (1.0, 0.75)
     assert (config.loss.sdm_convention, config.loss.sharpness) == ("published", 1500.0)
+    assert (config.loss.dice, config.train.gradient_clip) == ("published", 0.0)
     train = config.train
     assert (train.steps, train.optimizer, train.learning_rate, train.weight_decay) == (
         6000,

@@ -126,6 +126,9 @@ class LossConfig:
     "published" [D]: zero on the inner boundary voxels, each side scaled by its own maximum, per crop."""
     sdm_truncation: float = 8.0
     """Distance in working voxels at which the truncated map saturates at 1; > 0. Unused when published."""
+    dice: str = "per_sample"
+    """"per_sample": Dice of each sample and class, averaged; "published" [C]: one Dice a class over the whole
+    batch, with squared denominators and a smoothing of 1e-5."""
     sharpness: float = 24.0
     """k of the inverse transform sigmoid(-k sdm) ([P] Eq. 5). 24 / truncation 8 gives a transition of about
     one voxel; 1500 in [C] and [D], where the gradient to the distance head vanishes almost everywhere."""
@@ -143,6 +146,7 @@ class LossConfig:
         _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft", "none"))
         _choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
         _choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
+        _choice("dice", self.dice, ("per_sample", "published"))
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class TrainConfig:
     """Peak rate; [P] 0.01 with sgd."""
     weight_decay: float = 1e-4
     """[P]."""
+    gradient_clip: float = 12.0
+    """Largest norm of a step's gradient; guards the first steps of a warm start [M]; 0 clips nothing [P]."""
     warm_start_rate: float = 0.5
     """Factor on the peak rate when a round starts from the published model, in (0, 1] [M]."""
     ema_decay: float = 0.99
@@ -207,6 +213,11 @@ class TrainConfig:
     """Memory for preprocessed volumes in MiB; larger pools rotate through it, >= 16."""
     save_every_s: float = 30.0
     """Seconds between resumable training states."""
+    data_device: str = "auto"
+    """Where prepared scans live, patches are cut and noise is drawn: "training", the device of the network;
+    "cpu"; "auto": "training" on CUDA. All the same on a CPU."""
+    compile: str = "off"
+    """"on": student and teacher go through `torch.compile` on CUDA, and run as they are where that fails."""
 
     def __post_init__(self) -> None:
         _choice("method", self.method, ("ug_mcl", "supervised"))
@@ -217,12 +228,15 @@ class TrainConfig:
         _choice("copy_paste", self.copy_paste, ("off", "on"))
         _choice("augmentation", self.augmentation, ("full", "flips", "published", "none"))
         _choice("crop_offset", self.crop_offset, ("inclusive", "published"))
+        _choice("data_device", self.data_device, ("auto", "training", "cpu"))
+        _choice("compile", self.compile, ("off", "on"))
         for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
         _require(
             0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1]."
         )
+        _require(self.gradient_clip >= 0, f"gradient_clip is {self.gradient_clip}; it must not be negative.")
         _require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
         _require(set(self.flip_axes) <= {0, 1, 2}, f"flip_axes is {self.flip_axes}; allowed: 0, 1, 2.")
 
@@ -246,6 +260,14 @@ class InferConfig:
         _require(0 <= self.overlap <= 0.9, f"overlap is {self.overlap}; allowed: 0 to 0.9.")
         _require(self.window_batch >= 1, f"window_batch is {self.window_batch}; it must be at least 1.")
         _choice("measure", self.measure, ("predictive_entropy", "mutual_information", "head_disagreement"))
+
+
+LATER_VALUES: dict[str, dict[str, Any]] = {
+    "loss": {"dice": "per_sample"},
+    "train": {"gradient_clip": 12.0, "data_device": "auto", "compile": "off"},
+}
+"""Values that came after the first runs were kept, as those runs had them: they identify a run only where it
+differs, so that its results outlive them."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +319,14 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings, as stored in a checkpoint and shown in `/models`."""
         return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a run with this configuration another run: `to_dict` without unused `LATER_VALUES`."""
+        values = self.to_dict()
+        for section, later in LATER_VALUES.items():
+            kept = values[section].items()
+            values[section] = {name: value for name, value in kept if (name, value) not in later.items()}
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:

@@ -66,7 +66,7 @@ class Experiment:
         """Changes with the configuration, the cases, their origin or the number of threads."""
         sets = (self.labeled, self.unlabeled, self.test, self.ranking)
         cases = [[case.id for case in one] for one in sets]
-        known = [self.config.to_dict(), self.seed, cases, self.threads or torch.get_num_threads()]
+        known = [self.config.identity(), self.seed, cases, self.threads or torch.get_num_threads()]
         known += [self.origin] if self.origin else []
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -14,24 +14,40 @@ from .types import DualTaskOutput, LossTerms
 
 
 def soft_dice_loss(
-    probs: Tensor, target: Tensor, weights: Tensor | None = None, smooth: float = 1.0
+    probs: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    smooth: float = 1.0,
+    form: str = "per_sample",
 ) -> Tensor:
-    """1 - soft Dice, averaged over samples and foreground classes.
+    """1 - soft Dice of the foreground classes, a scalar.
 
     Args:
         probs: Class probabilities `(B, C, H, W, D)`.
         target: Class probabilities or one-hot labels `(B, C, H, W, D)`.
         weights: Voxel weights `(B, 1, H, W, D)`, or `None` for 1 everywhere.
         smooth: Voxels added above and below; keeps an empty class at 0 loss when predicted empty.
+        form: See `LossConfig.dice`; "published" has a smoothing of its own.
 
-    Source: Milletari et al. 2016. UG-MCL's code sums over the whole batch and uses squared denominators.
+    Source: Milletari et al. 2016.
     """
+    if form == "published":
+        return _published_dice_loss(probs[:, 1:], target[:, 1:], weights)
     p, y = probs[:, 1:], target[:, 1:]
     if weights is not None:
         p, y = p * weights, y * weights
     axes = (2, 3, 4)
     overlap = 2.0 * (p * target[:, 1:]).sum(axes) + smooth
     return (1.0 - overlap / (p.sum(axes) + y.sum(axes) + smooth)).mean()
+
+
+def _published_dice_loss(probs: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """One Dice a class over the whole batch, squared denominators, smoothing 1e-5: UG-MCL's code."""
+    weighted = 1.0 if weights is None else weights
+    axes = (0, 2, 3, 4)
+    overlap = 2.0 * (weighted * probs * target).sum(axes) + 1e-5
+    sizes = (weighted * probs**2).sum(axes) + (weighted * target**2).sum(axes) + 1e-5
+    return (1.0 - overlap / sizes).mean()
 
 
 def supervised_loss(output: DualTaskOutput, label: Tensor, sdm: Tensor | None, config: LossConfig) -> Tensor:
@@ -41,7 +57,7 @@ def supervised_loss(output: DualTaskOutput, label: Tensor, sdm: Tensor | None, c
         output: Of the labeled patches.
         label: Class indices `(B, H, W, D)` int64.
         sdm: Distance targets `(B, F, H, W, D)`, or `None` to leave the distance head out.
-        config: Supplies `sdm_weight`.
+        config: Supplies `sdm_weight` and `dice`.
 
     Source: UG-MCL Eq. 2, all weights 1; the form of its distance term is not printed, squared error as in
     dual-task consistency (Luo et al. 2021).
@@ -49,7 +65,7 @@ def supervised_loss(output: DualTaskOutput, label: Tensor, sdm: Tensor | None, c
     logits = output.logits.float()
     probs = logits.softmax(dim=1)
     one_hot = F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(probs.dtype)
-    loss = F.cross_entropy(logits, label) + soft_dice_loss(probs, one_hot)
+    loss = F.cross_entropy(logits, label) + soft_dice_loss(probs, one_hot, form=config.dice)
     if sdm is not None and config.sdm_weight > 0:
         loss = loss + config.sdm_weight * F.mse_loss(output.sdm.float(), sdm)
     return loss
@@ -162,7 +178,7 @@ def mixed_loss(
         target_probs: Labels one-hot or teacher probabilities `(B, C, H, W, D)`; the likeliest class counts.
         target_sdm: Distance maps `(B, F, H, W, D)`; `None` leaves the distance head out.
         weights: `(B, 1, H, W, D)` in [0, 1]: 1 where a label stands, less where the teacher does.
-        config: Supplies `sdm_weight`.
+        config: Supplies `sdm_weight` and `dice`.
 
     Source: bidirectional copy-paste (Bai et al. 2023), with certainty weights for its largest component.
     """
@@ -170,7 +186,7 @@ def mixed_loss(
     hard = target_probs.argmax(dim=1)
     entropy = weighted_mean(F.cross_entropy(logits, hard, reduction="none")[:, None], weights)
     one_hot = F.one_hot(hard, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    loss = entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights)
+    loss = entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights, form=config.dice)
     if target_sdm is None:
         return loss
     return loss + config.sdm_weight * weighted_mean((output.sdm.float() - target_sdm) ** 2, weights)

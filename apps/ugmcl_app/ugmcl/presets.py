@@ -130,12 +130,17 @@ def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, 
         PreprocessConfig(spacing, (112, 112, 80), (0.0, 100.0), "zero"),
         NetworkConfig(len(labels), (16, 32, 64, 128, 256), (1, 2, 3, 3, 3), "batch", 0.5, "default"),
         LossConfig(
-            rampup_fraction=1.0, uncertainty_weighting="mask", sdm_convention="published", sharpness=1500.0
+            rampup_fraction=1.0,
+            uncertainty_weighting="mask",
+            sdm_convention="published",
+            dice="published",
+            sharpness=1500.0,
         ),
         TrainConfig(
             steps=6000,
             optimizer="sgd",
             learning_rate=0.01,
+            gradient_clip=0.0,
             warm_start_rate=1.0,
             unlabeled_batch=2,
             teacher_buffers="published",

@@ -23,9 +23,6 @@ from .training_state import TrainingState
 from .types import Batch, DualTaskOutput, LossTerms
 from .uncertainty import certainty_weights, normalized_entropy, stochastic_passes
 
-GRADIENT_CLIP = 12.0
-"""Largest gradient norm of a step; guards the first steps of a warm start [M]. UG-MCL clips nothing."""
-
 
 class Lesson(NamedTuple):
     """What the teacher says of patches.
@@ -198,7 +195,8 @@ def _descend(run: TrainingState, loss: Tensor) -> None:
         group["lr"] = run.peak_rate * factor
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(run.student.parameters(), GRADIENT_CLIP)
+    if train.gradient_clip > 0:
+        torch.nn.utils.clip_grad_norm_(run.student.parameters(), train.gradient_clip)
     run.optimizer.step()
     if run.config.has_teacher:
         run.teacher.update(run.student, run.step)
