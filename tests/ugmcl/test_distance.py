@@ -10,6 +10,7 @@ from ugmcl import distance
 from ugmcl.distance import (
     class_distance_maps,
     inner_boundary,
+    published_maps_of_masks,
     published_signed_distance_map,
     sdm_to_probability,
     separable_distance,
@@ -151,3 +152,20 @@ def test_a_machine_without_scipy_makes_the_same_maps(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(distance, "HAS_SCIPY", False)
     without = published_signed_distance_map(mask), signed_distance_map(mask, 3.0)
     assert all(np.array_equal(one, other) for one, other in zip(with_scipy, without, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(mask=masks())
+def test_published_maps_of_a_whole_batch_have_the_bits_of_single_ones(mask: NDArray[np.bool_]) -> None:
+    flipped = mask[::-1].copy()
+    both = torch.from_numpy(np.stack([mask, flipped]))[:, None]
+    expected = np.stack([published_signed_distance_map(one) for one in (mask, flipped)])[:, None]
+    assert torch.equal(published_maps_of_masks(both), torch.from_numpy(expected))
+
+
+def test_published_maps_of_a_batch_are_zero_in_empty_and_full_crops_only() -> None:
+    half = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    half[:, :2] = True
+    maps = published_maps_of_masks(torch.stack([half * False, half, half | True]))
+    assert maps[0].abs().max() == maps[2].abs().max() == 0
+    assert maps[1].abs().max() == 1

@@ -235,6 +235,27 @@ def test_a_state_of_another_config_is_passed_over(tmp_path: Path) -> None:
     assert steps[0] == 1
 
 
+def test_a_state_from_before_a_value_came_is_resumed(tmp_path: Path) -> None:
+    config = tiny_config(train=EAGER)
+    train(tmp_path, config, should_stop=StopAfter(2))
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    del state["config"]["loss"]["dice"], state["config"]["train"]["data_device"]
+    torch.save(state, tmp_path / STATE_FILE)
+    steps: list[int] = []
+    train(tmp_path, config, progress=lambda p: steps.append(p.step))
+    assert steps == [3, 4, 5, 6]
+
+
+def test_a_gradient_is_clipped_only_where_a_norm_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda weights, norm: norms.append(norm))
+    for clip in (3.0, 0.0):
+        train(tmp_path, tiny_config(train={"steps": 2, "gradient_clip": clip}))
+    assert norms == [3.0, 3.0]
+
+
 def test_one_label_and_no_pool_are_enough(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(train=EAGER), pool=(), cases=("a",))
     assert result.steps == 6

@@ -1,8 +1,13 @@
-"""augmentation: patches cut from preprocessed volumes, with the spatial and intensity changes of training."""
+"""augmentation: patches cut from preprocessed volumes, with the spatial and intensity changes of training.
+
+Where a patch lies is drawn on the host from a numpy generator; voxels are read, turned, warped and given noise
+on the device on which the volume lives, and nothing is read back from there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .config import TrainConfig
+from .devices import send
 
 ROTATION_DEGREES = 15.0
 """Largest rotation about each axis in "full" [M]."""
@@ -20,13 +26,14 @@ ZOOM = 0.15
 
 @dataclass(frozen=True)
 class PreparedVolume:
-    """A preprocessed case in memory.
+    """A preprocessed case in memory, of the host or of a GPU.
 
     Attributes:
         image: `(1, H, W, D)` float32.
         label: `(H, W, D)` uint8, or `None`.
         sdm: `(F, H, W, D)` float16 distance targets of the whole volume, or `None`.
-        foreground: Indices of up to 2000 foreground voxels, `(N, 3)` int16, for foreground crops.
+        foreground: Indices of up to 2000 foreground voxels, `(N, 3)` int16, for foreground crops; always in
+            the host's memory.
     """
 
     image: Tensor
@@ -39,6 +46,19 @@ class PreparedVolume:
         """Bytes held by the tensors."""
         tensors = (self.image, self.label, self.sdm, self.foreground)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    @cached_property
+    def lowest(self) -> float:
+        """The smallest intensity; looked for once, because a GPU has to be waited for."""
+        return float(self.image.min())
+
+    def to(self, device: torch.device | str) -> PreparedVolume:
+        """The same volume on a device."""
+        label = None if self.label is None else send(self.label, device)
+        sdm = None if self.sdm is None else send(self.sdm, device)
+        moved = PreparedVolume(send(self.image, device), label, sdm, self.foreground)
+        moved.__dict__["lowest"] = self.lowest
+        return moved
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ def cut_patch(
 
 
 def _fill(volume: PreparedVolume, padding: str) -> float:
-    return float(volume.image.min()) if padding == "minimum" else 0.0
+    return volume.lowest if padding == "minimum" else 0.0
 
 
 def _centers_on_foreground(volume: PreparedVolume, config: TrainConfig, rng: np.random.Generator) -> bool:
@@ -101,7 +121,7 @@ def _cropped(
     sdm = None
     if volume.sdm is not None:
         sdm = F.pad(volume.sdm[None].float(), pads, mode="replicate")[0]
-        beyond = F.pad(torch.zeros(volume.sdm.shape[1:]), pads, value=1.0) > 0
+        beyond = F.pad(torch.zeros_like(volume.sdm[0], dtype=torch.float32), pads, value=1.0) > 0
         sdm = torch.where(beyond, sdm.clamp_min(0.0), sdm)[(slice(None), *window)]
     return Patch(image, label, sdm)
 
@@ -149,7 +169,7 @@ def _warped_patch(
         voxel = volume.foreground[int(rng.integers(len(volume.foreground)))].numpy().astype(np.float64)
         middle = (shape - 1) / 2
         center = np.clip(voxel, middle - slack, middle + slack)
-    grid = _sampling_grid(matrix, center, size, shape)
+    grid = _sampling_grid(matrix, center, size, shape, volume.image.device)
     fill = _fill(volume, padding)
     image = F.grid_sample(volume.image[None] - fill, grid, mode="bilinear", align_corners=True)[0] + fill
     label = sdm = None
@@ -189,12 +209,14 @@ def _sampling_grid(
     center: NDArray[np.float64],
     size: tuple[int, int, int],
     shape: NDArray[np.float64],
+    device: torch.device,
 ) -> Tensor:
     """Where patch voxels lie in the volume, `(1, h, w, d, 3)` in grid_sample's order and [-1, 1] units."""
     scale = 2.0 / np.maximum(shape - 1, 1)
     offset = matrix @ (-(np.array(size) - 1) / 2.0) + center
-    theta = torch.from_numpy(np.hstack([matrix * scale[:, None], (offset * scale - 1.0)[:, None]])).float()
-    axes = [torch.arange(n, dtype=torch.float32) for n in size]
+    placement = np.hstack([matrix * scale[:, None], (offset * scale - 1.0)[:, None]])
+    theta = send(torch.from_numpy(placement).float(), device)
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
     position = (
         axes[0][:, None, None, None] * theta[:, 0]
         + axes[1][None, :, None, None] * theta[:, 1]
@@ -205,16 +227,25 @@ def _sampling_grid(
 
 
 def strong_intensity(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast +-20 %, brightness +-0.2, noise of 0.15 deviations, per patch `(B, 1, H, W, D)` [M]."""
+    """Contrast +-20 %, brightness +-0.2, noise of 0.15 deviations, per patch `(B, 1, H, W, D)` [M].
+
+    Random numbers are drawn on the generator's device.
+    """
     batch = image.shape[0]
 
     def uniform() -> Tensor:
-        return torch.rand((batch, 1, 1, 1, 1), generator=generator).to(image.device)
+        drawn = torch.rand((batch, 1, 1, 1, 1), generator=generator, device=generator.device)
+        return drawn.to(image.device)
 
-    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    noise = _noise(image, generator)
     return image * (0.8 + 0.4 * uniform()) + 0.4 * (uniform() - 0.5) + 0.15 * noise
 
 
 def clamped_noise(image: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian noise of 0.1, clamped at 0.2, as the published code adds to the teacher's input."""
-    return image + (0.1 * torch.randn(image.shape, generator=generator)).clamp(-0.2, 0.2).to(image.device)
+    return image + (0.1 * _noise(image, generator)).clamp(-0.2, 0.2)
+
+
+def _noise(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the image's shape and device, drawn on the generator's."""
+    return torch.randn(image.shape, generator=generator, device=generator.device).to(image.device)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from .config import Config
+from .devices import wait_for
 from .sampling import TwoStreamSampler
 from .schedules import gaussian_rampup
 from .training_state import TrainingState, restore, snapshot
@@ -54,9 +55,11 @@ def _trial_cost(
     """Median time of a step of the kind that runs at `at_step`, from 2 to 40 of them within `limit`."""
     run.step = at_step
     train_step(run, sampler)
+    wait_for(run.precision.device)
     began, times = clock(), list[float]()
     while len(times) < 2 or (len(times) < 40 and clock() - began < limit):
         start = clock()
         train_step(run, sampler)
+        wait_for(run.precision.device)
         times.append(clock() - start)
     return statistics.median(times)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .augmentation import Patch, PreparedVolume, cut_patch
 from .config import Config
-from .distance import class_distance_maps
+from .distance import class_distance_maps, published_distance_maps
 from .preprocessing import preprocess_image, preprocess_label
 from .types import Batch
 from .volume import Volume
@@ -92,10 +92,12 @@ class VolumePool:
         config: Config,
         rng: np.random.Generator,
         capacity_mib: float,
+        device: str = "cpu",
     ) -> None:
+        """`device` is where the cases are held and patches of them cut."""
         self.cases = list(cases)
         self.set_aside: dict[str, str] = {}
-        self._load, self._config, self._rng = load, config, rng
+        self._load, self._config, self._rng, self._device = load, config, rng, device
         self._capacity = capacity_mib * 2**20
         self._resident: OrderedDict[str, PreparedVolume] = OrderedDict()
         self._bytes = 0
@@ -141,7 +143,7 @@ class VolumePool:
 
     def _bring_in(self, case: TrainingCase) -> None:
         try:
-            prepared = prepare(case, self._load, self._config)
+            prepared = prepare(case, self._load, self._config).to(self._device)
         except (ValueError, OSError) as error:
             logger.warning("A case was set aside during training: %s", error)
             self.set_aside[case.id] = str(error)
@@ -168,10 +170,12 @@ class TwoStreamSampler:
         load: LoadCase,
         config: Config,
         rng: np.random.Generator,
+        device: str = "cpu",
     ) -> None:
-        capacity = config.train.pool_mib
-        self.labeled = VolumePool(labeled, load, config, rng, capacity / 2)
-        self.unlabeled = VolumePool(unlabeled, load, config, rng, capacity / 2)
+        """`device` is where the pools' volumes live and the batches come out."""
+        half = config.train.pool_mib / 2
+        self.labeled = VolumePool(labeled, load, config, rng, half, device)
+        self.unlabeled = VolumePool(unlabeled, load, config, rng, half, device)
         self._config, self._rng = config, rng
 
     @property
@@ -229,6 +233,5 @@ def _stack(patches: list[Patch], config: Config) -> Batch:
     if not config.learns_distances:
         return Batch(image, label, None)
     if config.loss.sdm_convention == "published":
-        maps = [class_distance_maps(one.numpy(), config.network.classes, "published") for one in labels]
-        return Batch(image, label, torch.from_numpy(np.stack(maps)))
+        return Batch(image, label, published_distance_maps(label, config.network.classes))
     return Batch(image, label, torch.stack([patch.sdm for patch in patches if patch.sdm is not None]))

@@ -37,8 +37,10 @@ class MeanTeacher:
         torch._foreach_add_(ours, theirs, alpha=1.0 - keep)
         if self.buffers != "ema":
             return
-        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(other, 1.0 - keep)
-            else:
+        pairs = list(zip(self.network.buffers(), student.buffers(), strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        if averaged:
+            torch._foreach_lerp_([mine for mine, _ in averaged], [other for _, other in averaged], 1.0 - keep)
+        for mine, other in pairs:
+            if not mine.is_floating_point():
                 mine.copy_(other)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from .budget import fit_budget
 from .checkpoint import Checkpoint
 from .config import Config
@@ -21,6 +23,7 @@ from .sampling import LoadCase, TrainingCase, TwoStreamSampler
 from .training_state import (
     STATE_FILE,
     TrainingState,
+    data_device,
     interrupted,
     precision_of,
     restore,
@@ -29,11 +32,16 @@ from .training_state import (
     take_in_labels,
 )
 from .training_step import train_step
+from .types import LossTerms
 from .uncertainty import region_scores
 
 
+READ_BACK_EVERY = 20
+"""Steps between two looks at the losses on a GPU, which has to be waited for: about a second of steps."""
+
+
 class Progress(NamedTuple):
-    """How far a round is; `phase` is "train" or "validate"."""
+    """How far a round is; `phase` is "train" or "validate", `losses` those of this step."""
 
     step: int
     steps: int
@@ -108,7 +116,7 @@ def fit(
         warm_start: Weights to start from when no state is resumed; ignored if its network differs.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: Number format and device; measured when `None`, or taken from the resumed state.
-        progress: Called after every step and validated case.
+        progress: Called after every step, on a GPU after every `READ_BACK_EVERY`, and every validated case.
         should_stop: Asked after every step; true saves the state and ends the round.
         seed: Of weights, sampling, augmentation and dropout.
 
@@ -120,7 +128,8 @@ def fit(
     stop = should_stop or (lambda: False)
     state = interrupted(config, workdir / STATE_FILE)
     run = start(config, warm_start, precision or precision_of(config, device, state), seed)
-    sampler = TwoStreamSampler(labeled, unlabeled, load, config, run.rng)
+    where = data_device(config, run.precision.device)
+    sampler = TwoStreamSampler(labeled, unlabeled, load, config, run.rng, where)
     if state is not None:
         restore(run, state)
         sampler.restore(state["pools"])
@@ -147,23 +156,33 @@ def _train(
     """All remaining steps; true when `stop` ended them early."""
     saved = began = time.perf_counter()
     first = run.step
+    every = 1 if run.precision.device == "cpu" else READ_BACK_EVERY
     while run.step < run.steps:
         wall, cpu = time.perf_counter(), time.process_time()
         terms = train_step(run, sampler)
         run.step += 1
+        stopping = stop()
+        due = stopping or run.step % every == 0 or run.step == run.steps
+        losses = _read_back(terms) if due else None
         run.seconds += time.perf_counter() - wall
         run.cpu_seconds += time.process_time() - cpu
+        if losses is None:
+            continue
         now = time.perf_counter()
         eta = (run.steps - run.step) * (now - began) / (run.step - first)
-        losses = {name: float(value.detach()) for name, value in zip(terms._fields, terms, strict=True)}
         report(Progress(run.step, run.steps, eta, losses, "train"))
-        stopping = stop()
         if stopping or now - saved > run.config.train.save_every_s:
             save(run, sampler, workdir / STATE_FILE)
             saved = now
         if stopping:
             return True
     return False
+
+
+def _read_back(terms: LossTerms) -> dict[str, float]:
+    """The terms by name; a GPU is waited for, once for all of them."""
+    values: list[float] = torch.stack([value.detach() for value in terms]).tolist()
+    return dict(zip(terms._fields, values, strict=True))
 
 
 def _result(run: TrainingState, set_aside: dict[str, str], stopped: bool) -> FitResult:

@@ -13,6 +13,7 @@ import torch
 
 from .checkpoint import Checkpoint, write_atomic
 from .config import Config
+from .devices import generator_on
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision, resolve_device
 from .sampling import TrainingCase, TwoStreamSampler
@@ -79,18 +80,26 @@ def start(config: Config, warm_start: Checkpoint | None, precision: Precision, s
     optimizer = make_optimizer(student, config)
     return TrainingState(
         config, precision, student, teacher, optimizer, np.random.default_rng(seed),
-        torch.Generator().manual_seed(seed), config.train.steps, rate,
+        generator_on(data_device(config, precision.device), seed), config.train.steps, rate,
     )  # fmt: skip
+
+
+def data_device(config: Config, device: str) -> str:
+    """Where prepared scans live and noise is drawn in training on `device`, see `TrainConfig.data_device`."""
+    on_training = config.train.data_device == "training"
+    automatic = config.train.data_device == "auto" and device.startswith("cuda")
+    return device if on_training or automatic else "cpu"
 
 
 def make_optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimizer:
     """The configured optimizer without any history."""
-    train = config.train
+    train, weights = config.train, list(student.parameters())
+    rate, decay = train.learning_rate, train.weight_decay
+    # One kernel for all weights on a GPU; on a CPU torch's own choice, whose bits earlier runs have.
+    fused = True if weights[0].is_cuda else None
     if train.optimizer == "sgd":
-        return torch.optim.SGD(
-            student.parameters(), lr=train.learning_rate, momentum=0.9, weight_decay=train.weight_decay
-        )
-    return torch.optim.AdamW(student.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+        return torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay, fused=fused)
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=fused)
 
 
 def snapshot(run: TrainingState) -> dict[str, Any]:
@@ -145,4 +154,12 @@ def interrupted(config: Config, path: Path) -> dict[str, Any] | None:
         )
         return None
     ours = isinstance(state, dict) and state.get("format") == STATE_FORMAT
-    return state if ours and state["config"] == config.to_dict() else None
+    return state if ours and _is_of(state["config"], config) else None
+
+
+def _is_of(saved: dict[str, Any], config: Config) -> bool:
+    """Whether a state's configuration is this one; one from before a value came has its default."""
+    try:
+        return Config.from_dict(saved) == config
+    except ValueError:
+        return False
