@@ -6,7 +6,7 @@ import torch
 from tests.ugmcl.toy_scans import tiny_config
 from ugmcl import preset
 from ugmcl.config import NetworkConfig
-from ugmcl.network import DualTaskVNet
+from ugmcl.network import DualTaskVNet, InstanceNorm, normalize_keeping_layout
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -88,3 +88,26 @@ def test_the_two_heads_do_not_share_weights_unless_published() -> None:
     after = network(image)
     assert torch.equal(before.logits, after.logits)
     assert not torch.equal(before.sdm, after.sdm)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_normalization_of_a_gpu_is_that_of_torch_in_the_layout_that_comes_in(
+    layout: torch.memory_format,
+) -> None:
+    torch.manual_seed(0)
+    norm = InstanceNorm(4, affine=True)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    values = (5 + 2 * torch.randn(3, 4, 6, 7, 8)).to(memory_format=layout).requires_grad_()
+    ours = normalize_keeping_layout(values, norm.weight, norm.bias, norm.eps)
+    theirs = norm(values)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=layout)
+    weights = torch.randn_like(ours)
+    leaves = [values, norm.weight, norm.bias]
+    gradients = [torch.autograd.grad((out * weights).sum(), leaves) for out in (ours, theirs)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    half = normalize_keeping_layout(values.bfloat16(), norm.weight, norm.bias, norm.eps)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), theirs, rtol=0.02, atol=0.02)

@@ -25,6 +25,12 @@ def wait_for(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
+def expect_fixed_shapes(device: torch.device | str) -> None:
+    """Let cuDNN try its convolutions on the first patches and keep the fastest: every patch has one shape."""
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def generator_on(device: torch.device | str, seed: int) -> torch.Generator:
     """A seeded source of random numbers that are drawn on `device`."""
     return torch.Generator(device).manual_seed(seed)

@@ -32,17 +32,35 @@ class DropoutMasks(NamedTuple):
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Instance normalization, `(B, C, H, W, D)` to the same, faster where no gradient is needed.
+    """Instance normalization, `(B, C, H, W, D)` to the same, in the layout that comes in.
 
     Group normalization with one group a channel is the same function. Its forward pass keeps the
     channels-last layout, which makes it about twice as fast on a CPU in bf16; its backward is slower [M].
+    On CUDA both leave that layout, so that every convolution would have to come back to it.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch gives it)
         """Normalize each channel of each sample."""
+        if input.is_cuda:
+            return normalize_keeping_layout(input, self.weight, self.bias, self.eps)
         if torch.is_grad_enabled():
             return super().forward(input)
         return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
+
+
+def normalize_keeping_layout(values: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Instance normalization of `(B, C, H, W, D)` in float32 inside, the layout and number format kept.
+
+    Args:
+        values: What is normalized over H, W and D.
+        weight: Scale of each channel, `(C,)`.
+        bias: Shift of each channel, `(C,)`.
+        eps: Added to the variance, > 0.
+    """
+    wide = values.float()
+    variance, mean = torch.var_mean(wide, dim=(2, 3, 4), correction=0, keepdim=True)
+    scale = weight[:, None, None, None] * torch.rsqrt(variance + eps)
+    return torch.addcmul(bias[:, None, None, None] - mean * scale, wide, scale).to(values.dtype)
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

@@ -74,7 +74,8 @@ def choose_precision(config: Config, device: str = "auto", repeats: int = 2) -> 
     """Measure a training step in fp32 and in the half format of the device, and take the faster.
 
     Args:
-        config: Its network and a patch of at most 32 voxels an edge are measured.
+        config: Its network and patch are measured; on a CPU a patch of at most 32 voxels an edge. On a GPU that
+            small, calls would cost more than voxels, whatever the format.
         device: "auto", "cpu", "cuda" or "cuda:N".
         repeats: Timed steps per format after one warm-up; the fastest counts.
     """
@@ -90,6 +91,8 @@ def _step_ms(config: Config, precision: Precision, repeats: int) -> float:
     stride = config.network.stride
     limit = max(32, 2 * stride)  # instance normalization needs more than one voxel at the bottleneck
     edges = [min(edge, limit) // stride * stride for edge in config.preprocess.patch]
+    if precision.device != "cpu":
+        edges = list(config.preprocess.patch)
     state = torch.random.get_rng_state()
     try:
         network = precision.place(DualTaskVNet(config.network)).train()

@@ -13,7 +13,7 @@ import torch
 
 from .checkpoint import Checkpoint, write_atomic
 from .config import Config
-from .devices import generator_on
+from .devices import expect_fixed_shapes, generator_on
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision, resolve_device
 from .sampling import TrainingCase, TwoStreamSampler
@@ -75,6 +75,7 @@ def start(config: Config, warm_start: Checkpoint | None, precision: Precision, s
     if warm_start is not None and warm_start.config.network == config.network:
         student.load_state_dict(warm_start.state)
         rate *= config.train.warm_start_rate
+    expect_fixed_shapes(precision.device)
     student = precision.place(student).train()
     teacher = MeanTeacher(student, config.train.ema_decay, config.train.teacher_buffers)
     optimizer = make_optimizer(student, config)
