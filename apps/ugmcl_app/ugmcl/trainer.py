@@ -15,6 +15,7 @@ import torch
 
 from .budget import fit_budget
 from .checkpoint import Checkpoint
+from .compiled import compile_where_asked
 from .config import Config
 from .inference import Predictor
 from .metrics import average, evaluate_case
@@ -134,6 +135,8 @@ def fit(
         restore(run, state)
         sampler.restore(state["pools"])
     take_in_labels(run, labeled)
+    if run.step < run.steps:
+        compile_where_asked(run, sampler)
     if run.step == 0:
         fit_budget(run, sampler)
     stopped = _train(run, sampler, workdir, report, stop)
