@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from tests.ugmcl.toy_scans import FP32, ball_case, tiny_config
+from ugmcl import inference
 from ugmcl.checkpoint import Checkpoint
 from ugmcl.config import Config
 from ugmcl.inference import Prediction, Predictor, window_channels
 from ugmcl.network import DualTaskVNet
 from ugmcl.precision import Precision
+from ugmcl.preprocessing import WorkingGrid
 from ugmcl.volume import Volume
 
 
@@ -120,28 +122,48 @@ def test_more_window_memory_changes_no_label() -> None:
     assert (one.labels == many.labels).mean() > 0.9999
 
 
-def test_out_of_memory_halves_the_window_batch_and_ends_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_window_batch_then_blends_and_ends_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """No machine here runs out of GPU memory on demand: the windows are refused as if it had."""
     volume = VOLUMES["larger than the patch"]
     config = tiny_config(infer={"window_batch": 4})
     expected = untrained(config).predict(volume)
     predictor = untrained(config)
     predictor.precision = Precision("fp32", "cuda")
-    tried: list[tuple[str, int]] = []
+    predictor._blend_device = "cuda"
+    tried: list[tuple[str, int, str]] = []
     original = predictor._slide
 
-    def slide(image: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
-        tried.append((predictor.precision.device, predictor._window_batch))
+    def slide(image: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
+        tried.append((predictor.precision.device, predictor._window_batch, predictor._blend_device))
         if predictor.precision.device == "cuda":
             raise torch.OutOfMemoryError("full")
-        return original(image, samples, generator)
+        return original(image, samples, seed)
 
     monkeypatch.setattr(predictor, "_slide", slide)
     found = predictor.predict(volume)
-    assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1)]
+    on_gpu = [("cuda", 4, "cuda"), ("cuda", 2, "cuda"), ("cuda", 1, "cuda"), ("cuda", 1, "cpu")]
+    assert tried == [*on_gpu, ("cpu", 1, "cpu")]
     assert (found.labels == expected.labels).mean() > 0.99
     predictor.predict(volume)
-    assert tried[4:] == [("cpu", 1)]
+    assert tried[5:] == [("cpu", 1, "cpu")]
+
+
+def test_a_scan_too_large_to_come_back_to_its_grid_on_a_gpu_does_so_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    volume = VOLUMES["larger than the patch"]
+    expected = untrained(tiny_config()).predict(volume)
+    predictor, original, calls = untrained(tiny_config()), inference.restore, list[str]()
+
+    def full_once(values: torch.Tensor, grid: WorkingGrid) -> torch.Tensor:
+        calls.append(values.device.type)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("full")
+        return original(values, grid)
+
+    monkeypatch.setattr(inference, "restore", full_once)
+    assert np.array_equal(predictor.predict(volume).labels, expected.labels)
+    assert calls == ["cpu", "cpu"]
 
 
 def test_calls_from_several_threads_agree_with_one_after_another() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .config import Config
+from .devices import generator_on, wait_for
 from .distance import sdm_to_probability
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision
@@ -99,7 +100,8 @@ def window_channels(
 class Predictor:
     """A checkpoint ready to segment scans. Safe to call from several threads; calls take turns.
 
-    Out of memory on a GPU halves the window batch, and at a batch of 1 moves the work to the CPU for good.
+    On a GPU windows are cut, blended and brought back to the scan's grid there. Out of memory halves the window
+    batch, then blends on the CPU, and at last moves all of the work to the CPU for good.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Predictor:
         self.precision = precision or choose_precision(self.config, device)
         self._network = self.precision.place(checkpoint.build())
         self._window_batch = self.config.infer.window_batch
+        self._blend_device = self.precision.device
         self._lock = threading.Lock()
 
     def predict(
@@ -139,9 +142,12 @@ class Predictor:
         prepared = time.perf_counter()
         with self._lock:
             blended = self._blend(image, samples if uncertainty else 0, seed)
+            wait_for(blended.device)
         inferred = time.perf_counter()
-        restored = restore(blended, grid)
-        prediction = self._finish(restored, samples if uncertainty else 0)
+        try:
+            prediction = self._finish(restore(blended, grid), samples if uncertainty else 0)
+        except torch.OutOfMemoryError:
+            prediction = self._finish(restore(blended.cpu(), grid), samples if uncertainty else 0)
         done = time.perf_counter()
         latencies = {
             "preprocess": prepared - start,
@@ -153,16 +159,16 @@ class Predictor:
 
     def _finish(self, restored: Tensor, samples: int) -> Prediction:
         classes = self.config.network.classes + 1
-        labels = restored[:classes].argmax(dim=0).to(torch.uint8).numpy()
-        probs = restored[:classes].numpy()
+        labels = restored[:classes].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        probs = restored[:classes].cpu().numpy()
         if samples == 0:
             return Prediction(labels, None, None, None, {}, {}, probs)
         mean = restored[classes : 2 * classes].clamp(0.0, 1.0)
         mean = mean / mean.sum(dim=0, keepdim=True).clamp_min(1e-6)
         maps = self._maps(mean, restored[2 * classes :])
         uncertainty = maps[self.measures[0]]
-        foreground = (1.0 - mean[0]).numpy().astype(np.float32)
-        plain = (1.0 - restored[0].clamp(0.0, 1.0)).numpy().astype(np.float32)
+        foreground = (1.0 - mean[0]).cpu().numpy().astype(np.float32)
+        plain = (1.0 - restored[0].clamp(0.0, 1.0)).cpu().numpy().astype(np.float32)
         summary = summarize(uncertainty, foreground, labels > 0, plain, self.measures[0], samples)
         return Prediction(labels, uncertainty, foreground, summary, {}, maps, probs)
 
@@ -176,14 +182,14 @@ class Predictor:
                 values = (entropy - extra[0]).clamp(0.0, 1.0)
             elif measure == "head_disagreement":
                 values = extra[-1].clamp(0.0, 1.0)
-            maps[measure] = values.numpy().astype(np.float32)
+            maps[measure] = values.cpu().numpy().astype(np.float32)
         return maps
 
     def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
-        """Blended windows, `(K, H, W, D)` float32 on the CPU; halves the batch when memory ends."""
+        """Blended windows, `(K, H, W, D)` float32 where they were blended; asks for less when memory ends."""
         while True:
             try:
-                return self._slide(image, samples, torch.Generator().manual_seed(seed))
+                return self._slide(image, samples, seed)
             except torch.OutOfMemoryError:
                 if self.precision.device == "cpu":
                     raise
@@ -192,12 +198,18 @@ class Predictor:
                     self._window_batch //= 2
                     logger.warning("Out of GPU memory; trying windows in batches of %d.", self._window_batch)
                     continue
+                if self._blend_device != "cpu":
+                    self._blend_device = "cpu"
+                    logger.warning("Out of GPU memory with one window; windows are put together on the CPU.")
+                    continue
                 logger.warning("Out of GPU memory with one window; this model continues on the CPU.")
                 self.precision = choose_precision(self.config, "cpu")
                 self._network = self.precision.place(self._network)
 
     @torch.inference_mode()  # not around `_blend`: the probe it may need on the CPU takes gradients
-    def _slide(self, image: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def _slide(self, image: Tensor, samples: int, seed: int) -> Tensor:
+        generator = generator_on(self.precision.device, seed)
+
         def predictor(windows: Tensor) -> Tensor:
             with self.precision.autocast():
                 arranged = self.precision.arrange(windows)
@@ -208,13 +220,15 @@ class Predictor:
         patch = self.config.preprocess.patch
         padding = float(image.min()) if self.config.preprocess.padding == "minimum" else 0.0
         blended = sliding_window_inference(
-            image[None].to(self.precision.device),
+            image[None].to(self._blend_device),
             patch,
             self._window_batch,
             predictor,
             overlap=self.config.infer.overlap,
             mode="gaussian",
             cval=padding,
+            sw_device=self.precision.device,
+            device=self._blend_device,
         )
         assert isinstance(blended, Tensor)
-        return blended[0].float().cpu()
+        return blended[0].float()
