@@ -70,6 +70,21 @@ def test_the_paper_preset_has_the_papers_values() -> None:
     assert (train.foreground_crops, train.skip_below, train.copy_paste) == (0.0, 0.0, "off")
 
 
+def test_the_left_atrium_preset_has_the_papers_sizes_and_the_defaults_conventions() -> None:
+    config, paper = (preset(name, ["left atrium"], *LEFT_ATRIUM) for name in ("left-atrium", "paper-la"))
+    assert config.preset == "left-atrium"
+    assert (config.preprocess.patch, config.preprocess.spacing_mm) == ((112, 112, 80), (0.625,) * 3)
+    for name in ("filters", "convolutions", "dropout"):
+        assert getattr(config.network, name) == getattr(paper.network, name)
+    for name in ("steps", "labeled_batch", "unlabeled_batch", "mc_samples", "ema_decay"):
+        assert getattr(config.train, name) == getattr(paper.train, name)
+    default = preset("default", ["left atrium"], *LEFT_ATRIUM)
+    assert config.loss == default.loss
+    assert config.network.norm == default.network.norm == "instance"
+    for name in ("optimizer", "perturbation", "augmentation", "copy_paste", "teacher_buffers"):
+        assert getattr(config.train, name) == getattr(default.train, name)
+
+
 def test_an_unknown_preset_or_no_scan_is_refused() -> None:
     with pytest.raises(ValueError, match=f"'fast'; choose one of: {', '.join(PRESETS)}"):
         preset("fast", ["a"], *HIPPOCAMPUS)
