@@ -132,6 +132,20 @@ def test_a_killed_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert not list(folder.glob("training-*"))
 
 
+def test_a_command_that_is_to_end_early_goes_on_next_time(
+    pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--methods", "ug_mcl", "--steps", "4")
+    assert experiment(pack, tmp_path / "whole", *words) == 0
+    folder = tmp_path / "cut" / "balls_2labels_ug_mcl_seed0"
+    for _ in range(3):
+        assert experiment(pack, tmp_path / "cut", *words, "--stop-after", "1e-6") == 1
+        assert not (folder / "run.json").exists()
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert experiment(pack, tmp_path / "cut", *words) == 0
+    assert same_weights(folder / "student.pt", tmp_path / "whole" / folder.name / "student.pt")
+
+
 def test_another_configuration_is_refused_and_replaced_only_when_asked(
     pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +217,7 @@ def test_a_run_may_only_train(pack: Path, tmp_path: Path) -> None:
         (("--methods", "dtc", "--set", "train.nothing=1"), "no such value; give section.name=value"),
         (("--methods", "dtc", "--set", "train.optimizer=lion"), "optimizer is 'lion'; allowed: adamw, sgd"),
         (("--methods", "dtc", "--seeds", "0"), "--seeds is 0; it must be above 0"),
+        (("--methods", "dtc", "--stop-after", "0"), "--stop-after is 0.0; it must be above 0"),
         (("--methods", "dtc", "--suffix", "a/b"), "letters, digits, points and hyphens only"),
         (("--methods", "dtc", "--preset", "quick"), "There is no preset 'quick'"),
     ],

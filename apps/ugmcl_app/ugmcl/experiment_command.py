@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            help="number format (default: auto, measured once and kept in --work)")  # fmt: skip
     option("--threads", type=int, metavar="N", help="CPU threads (default: 1 on the CPU, all beside a GPU)")
     option("--commit", metavar="ID", help="commit of this code, where git cannot tell")
+    option("--stop-after", type=float, metavar="S",
+           help="save the state and end after S seconds; the same command goes on from there")  # fmt: skip
     option("--replace", action="store_true", help="delete runs of the same name with other settings")
 
 
@@ -84,6 +87,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    began = time.monotonic()
     absent = [name for name in ("pack", "work", "methods") if getattr(given, name) is None]
     absent += [] if given.labels or given.labeled_ids else ["labels"]
     if absent:
@@ -100,8 +104,9 @@ def _run(given: argparse.Namespace) -> int:
     if given.replace:
         _forget_others(runs, given.work)
     refuse_other_runs(runs, given.work)
+    ends = began + (given.stop_after or float("inf"))
     with stop_on_signal() as stopped:
-        return run_all(runs, pack, given, precision, stopped)
+        return run_all(runs, pack, given, precision, lambda: stopped() or time.monotonic() > ends)
 
 
 def selected(given: argparse.Namespace) -> Selection:
@@ -116,7 +121,7 @@ def selected(given: argparse.Namespace) -> Selection:
         raise ValueError(
             f"--labels {given.labels} does not fit the {len(set(ids))} --labeled-ids; leave it out."
         )
-    for name in ("seeds", "steps", "cpu_seconds", "seconds", "threads"):
+    for name in ("seeds", "steps", "cpu_seconds", "seconds", "threads", "stop_after"):
         value = getattr(given, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
