@@ -1,7 +1,7 @@
-"""A device of shapes without numbers: shows, without a GPU, what a GPU would refuse or make the host wait for.
+"""A device of shapes without numbers: shows, without a GPU, what one would refuse or make the host wait for.
 
-It is torch's "meta" device. Mixing its tensors with those of the host, or reading a number of theirs, raises as
-the first does on a GPU and as the second would have to wait there; plain copies to it are counted.
+It is torch's "meta" device. Mixing its tensors with those of the host raises, as it does on a GPU; reading a
+number of theirs raises, where a GPU would have to be waited for; plain copies to it are counted.
 """
 
 import contextlib

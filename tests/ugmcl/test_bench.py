@@ -1,12 +1,15 @@
 """The published layout and ours compute the same; the bench runs and writes every figure it promises."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from ugmcl import bench_gpu
 from ugmcl.bench import TARGETS, alternate, main
+from ugmcl.bench_gpu import step_times
 from ugmcl.bench_sides import QUICK, bench_config, exact_pair, paper_config
 from ugmcl.config import Config, replace
 from ugmcl.inference import window_channels
@@ -58,6 +61,27 @@ def test_pairs_alternate_their_order_and_leave_the_warm_up_untimed() -> None:
     assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert pairs.pairs == 2
     assert len(pairs.results) == 3
+
+
+def test_the_gpu_bench_is_rehearsed_on_a_cpu_and_writes_the_row_that_the_report_reads(tmp_path: Path) -> None:
+    assert bench_gpu.run("cpu", tmp_path / "bench-gpu.json", quick=True) == 0
+    figures = json.loads((tmp_path / "bench-gpu.json").read_text())
+    assert set(figures["steps"]) == {"ug_mcl", "ug_mcl_plus", "supervised", "published layout"}
+    assert all(step["ms"] > 0 for step in figures["steps"].values())
+    assert set(figures["growth"]) == {"T", "patch", "batch"}
+    assert figures["inference"]["ratio_to_plain"] > 0
+    row = next(csv.DictReader((tmp_path / "gpu.csv").read_text().splitlines()))
+    assert float(row["train_step_ms"]) == figures["train_step_ms"]
+    assert float(row["train_step_ratio"]) == figures["train_step_ratio"]
+    assert float(row["volume_inference_ms"]) == figures["inference"]["T=8"]["total"]
+    assert row["device"] == figures["device"]
+
+
+def test_step_times_leave_the_warm_up_out() -> None:
+    calls: list[int] = []
+    times = step_times(lambda: calls.append(1), "cpu", 3, 4)
+    assert (len(calls), len(times)) == (7, 4)
+    assert all(0 <= one < 100 for one in times)
 
 
 def test_quick_bench_writes_every_key_with_equal_losses_and_outputs(tmp_path: Path) -> None:

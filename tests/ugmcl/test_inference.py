@@ -122,7 +122,9 @@ def test_more_window_memory_changes_no_label() -> None:
     assert (one.labels == many.labels).mean() > 0.9999
 
 
-def test_out_of_memory_halves_the_window_batch_then_blends_and_ends_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_asks_for_less_step_by_step_and_ends_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No machine here runs out of GPU memory on demand: the windows are refused as if it had."""
     volume = VOLUMES["larger than the patch"]
     config = tiny_config(infer={"window_batch": 4})

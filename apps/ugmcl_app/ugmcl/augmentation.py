@@ -1,7 +1,7 @@
 """augmentation: patches cut from preprocessed volumes, with the spatial and intensity changes of training.
 
-Where a patch lies is drawn on the host from a numpy generator; voxels are read, turned, warped and given noise
-on the device on which the volume lives, and nothing is read back from there.
+Where a patch lies is drawn on the host from a numpy generator; voxels are read, turned, warped and given
+noise on the device on which the volume lives, and nothing is read back from there.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import bench_gpu
 from .bench_memory import peak_memory_mib
 from .bench_sides import (
     FULL,
@@ -238,16 +239,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ugmcl.bench", description=__doc__.splitlines()[0])
     option = parser.add_argument
     option("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
-    option("--out", type=Path, default=Path("build/bench.json"), help="where the figures go as JSON")
-    option("--device", default="cpu", help="cpu (default), cuda or auto")
+    option("--out", type=Path, help="where the figures go as JSON (build/bench.json, build/bench-gpu.json)")
+    option("--device", default="cpu", help="cpu (default), cuda (see bench_gpu) or auto")
     option("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's own choice")
     given = parser.parse_args(arguments)
     if given.threads > 0:
         torch.set_num_threads(given.threads)
-    size = "quick" if given.quick else "full"
+    if resolve_device(given.device) != "cpu":
+        return bench_gpu.run(given.device, given.out or Path("build/bench-gpu.json"), quick=given.quick)
+    size, out = "quick" if given.quick else "full", given.out or Path("build/bench.json")
     figures = measure(size, given.device, lambda text: print(f"... {text}", file=sys.stderr, flush=True))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(_table(figures))
     same = max(figures["loss_difference"], figures["inference_output_difference"]) <= LOSS_TOLERANCE
     if not same:

@@ -109,7 +109,8 @@ def shipped_step(config: Config, precision: Precision) -> Step:
     run = training_state.start(config, None, precision, 0)
     run.step = run.steps - 1
     labeled, unlabeled = cases[: train.labeled_batch], cases[train.labeled_batch :]
-    sampler = TwoStreamSampler(labeled, unlabeled, load_ellipsoid, config, run.rng)
+    where = training_state.data_device(config, precision.device)
+    sampler = TwoStreamSampler(labeled, unlabeled, load_ellipsoid, config, run.rng, where)
     return lambda: float(training_step.train_step(run, sampler).total.detach())
 
 

@@ -1,8 +1,8 @@
 """compiled: student and teacher through `torch.compile` where that is asked for, as they are where it fails.
 
-What is compiled are the parts of the network without random numbers: encoder, coarse and finest decoder. Each is
-tried in whole training steps before the first one counts, so that a compiler that fails, in a backward pass
-too, costs time and nothing else.
+What is compiled are the parts of the network without random numbers: encoder, coarse and finest decoder. They
+are tried in whole training steps before the first one counts, so that a compiler that fails, in a backward
+pass too, costs time and nothing else.
 """
 
 from __future__ import annotations

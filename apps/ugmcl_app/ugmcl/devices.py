@@ -1,7 +1,7 @@
 """devices: where tensors live, and the few places where the host has to wait for a GPU.
 
-A GPU works through a queue of its own while the host fills it. Every number read back, and every plain copy to
-the device, empties that queue; so copies go through `send`, and waiting is spelled out as `wait_for`.
+A GPU works through a queue of its own while the host fills it. Every number read back, and every plain copy
+to the device, empties that queue; so copies go through `send`, and waiting is spelled out as `wait_for`.
 """
 
 from __future__ import annotations

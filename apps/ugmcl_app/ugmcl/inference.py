@@ -100,8 +100,8 @@ def window_channels(
 class Predictor:
     """A checkpoint ready to segment scans. Safe to call from several threads; calls take turns.
 
-    On a GPU windows are cut, blended and brought back to the scan's grid there. Out of memory halves the window
-    batch, then blends on the CPU, and at last moves all of the work to the CPU for good.
+    On a GPU windows are cut, blended and brought back to the scan's grid there. Out of memory halves the
+    window batch, then blends on the CPU, and at last moves all of the work to the CPU for good.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""parcels: data there and results back in small parts, for a machine that is reached by calls with size limits.
+"""parcels: data there and results back in parts, for a machine that is reached by calls with size limits.
 
-`cut` makes parts of a file and `join` the file of its parts; each part's name says which file it is of, which part
-it is, and the digest of the whole, so that a missing or damaged one is noticed. `wrap` makes parts of what finished
-runs leave (record, predictions, weights in half precision), and `unwrap` puts that into a work folder again.
+`cut` makes parts of a file and `join` the file of its parts; each part's name says which file it is of, which
+part it is, and the digest of the whole, so that a missing or damaged one is noticed. `wrap` makes parts of
+what finished runs leave (record, predictions, weights in half precision), and `unwrap` puts that into a work
+folder.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def cut(path: Path, folder: Path, largest_mib: float) -> list[Path]:
     count = max(1, math.ceil(size / (largest_mib * MIB)))
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]  # type: ignore[arg-type]
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
         stream.seek(0)
         parts = []
         for number in range(1, count + 1):
@@ -117,8 +118,8 @@ def wrap(work: Path, folder: Path, largest_mib: float, most: int, roles: Sequenc
         parts = math.ceil(archive.stat().st_size / (largest_mib * MIB)) if largest_mib > 0 else 0
         if parts > most:
             raise ValueError(
-                f"{len(runs)} runs fill {parts} parts of {largest_mib} MiB; allowed: {most}. Wrap fewer runs, or "
-                "leave weights out with --weights ''."
+                f"{len(runs)} runs fill {parts} parts of {largest_mib} MiB; allowed: {most}. Wrap fewer runs "
+                "at a time, or leave weights out with --weights ''."
             )
         return cut(archive, folder, largest_mib)
 
@@ -181,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--part-mib", type=float, default=15.0, help="size of a part (default: 15)")
         if name == "wrap":
             command.add_argument("--most", type=int, default=8, help="parts at most (default: 8)")
-            command.add_argument("--weights", default="student", help="student (default), teacher, both or ''")
+            command.add_argument(
+                "--weights", default="student", help="student (default), teacher, both or ''"
+            )
     given = parser.parse_args(arguments)
     try:
         done = _do(given)

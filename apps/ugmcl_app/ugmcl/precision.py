@@ -74,8 +74,8 @@ def choose_precision(config: Config, device: str = "auto", repeats: int = 2) -> 
     """Measure a training step in fp32 and in the half format of the device, and take the faster.
 
     Args:
-        config: Its network and patch are measured; on a CPU a patch of at most 32 voxels an edge. On a GPU that
-            small, calls would cost more than voxels, whatever the format.
+        config: Its network and patch are measured; on a CPU a patch of at most 32 voxels an edge. On a GPU
+            that small, calls would cost more than voxels, whatever the format.
         device: "auto", "cpu", "cuda" or "cuda:N".
         repeats: Timed steps per format after one warm-up; the fastest counts.
     """

@@ -36,7 +36,6 @@ from .training_step import train_step
 from .types import LossTerms
 from .uncertainty import region_scores
 
-
 READ_BACK_EVERY = 20
 """Steps between two looks at the losses on a GPU, which has to be waited for: about a second of steps."""
 

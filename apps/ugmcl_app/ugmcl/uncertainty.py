@@ -19,9 +19,9 @@ BAND_EDGES = (0.1, 0.4, 0.7)
 """Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92.
 """
 COARSE_PASSES = {"cpu": 4, "cuda": 8}
-"""Dropout passes that share a batch at the coarse levels. CPU [M]: enough for fast convolutions of small maps,
-and half the memory of one full map in the default network. CUDA: the paper's T; a patch of 112 x 112 x 80 has
-8 MB there a pass and map in bf16, a quarter of one map of the finest level."""
+"""Dropout passes that share a batch at the coarse levels. CPU [M]: enough for fast convolutions of small
+maps, and half the memory of one full map in the default network. CUDA: the paper's T; a patch of 112 x 112 x
+80 has 8 MB there a pass and map in bf16, a quarter of one map of the finest level."""
 
 
 class StochasticPasses(NamedTuple):
@@ -93,8 +93,8 @@ def _passes(
 ) -> Iterator[tuple[Tensor, ...]]:
     """The heads' outputs of one dropout pass after the other.
 
-    The small, coarse maps of as many passes as `COARSE_PASSES` go through the decoder as one batch; the finest
-    level, as large as the image, runs pass by pass. Passes of a network whose batch statistics mix the
+    The small, coarse maps of as many passes as `COARSE_PASSES` go through the decoder as one batch; the
+    finest level, as large as the image, runs pass by pass. Passes of a network whose batch statistics mix the
     samples of a batch stay apart.
     """
     batch = len(features.bottleneck)
@@ -108,7 +108,7 @@ def _passes(
         coarse = network.decode_coarse(
             wide, DropoutMasks(*(torch.cat(mask) for mask in zip(*masks, strict=True)))
         )
-        for piece, drawn in zip(coarse.split(batch), masks, strict=True):
+        for piece, drawn in zip(coarse.chunk(count), masks, strict=True):
             yield network.decode_finest(piece, features.skips[0], drawn, distances)
 
 
