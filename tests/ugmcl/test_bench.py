@@ -77,6 +77,13 @@ def test_the_gpu_bench_is_rehearsed_on_a_cpu_and_writes_the_row_that_the_report_
     assert row["device"] == figures["device"]
 
 
+def test_what_takes_minutes_of_its_own_can_be_left_out(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--quick", "--out", str(tmp_path / "figures.json")]
+    assert bench_gpu.main([*words, "--leave-out", "growth", "compiled"]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["growth"] == {}
+    assert (tmp_path / "gpu.csv").exists()
+
+
 def test_step_times_leave_the_warm_up_out() -> None:
     calls: list[int] = []
     times = step_times(lambda: calls.append(1), "cpu", 3, 4)

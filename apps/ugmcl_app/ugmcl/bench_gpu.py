@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ from .sampling import TwoStreamSampler
 from .training_step import train_step
 
 Report = Callable[[str], object]
+LEAVABLE = ("growth", "compiled")
+"""What takes minutes of its own: the growth of cost with T, patch and batch; compiling."""
 
 
 class GpuSize(NamedTuple):
@@ -169,13 +171,14 @@ def growth(config: Config, precision: Precision, size: GpuSize, report: Report) 
     return figures
 
 
-def measure(size: GpuSize, device: str, report: Report) -> dict[str, Any]:
-    """All figures, as written to the JSON file."""
+def measure(size: GpuSize, device: str, report: Report, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """All figures, as written to the JSON file, but for those of `LEAVABLE` that `leave_out` names."""
     precision = Precision("fp32", device) if device == "cpu" else Precision("bf16", device, True)
     steps: dict[str, Any] = {}
     for method in ("ug_mcl", "ug_mcl_plus", "supervised"):
         for compiled in ("off", "on"):
-            if compiled == "on" and (device == "cpu" or method == "supervised"):
+            unwanted = device == "cpu" or method == "supervised" or "compiled" in leave_out
+            if compiled == "on" and unwanted:
                 continue
             report(f"training step of {method}, compile {compiled}")
             config = replace(paper_size("left-atrium", method, size), train={"compile": compiled})
@@ -185,7 +188,9 @@ def measure(size: GpuSize, device: str, report: Report) -> dict[str, Any]:
     published = published_figures(paper_size("paper-la", "ug_mcl", size), device, size)
     report("whole scans")
     inference = inference_figures(paper_size("left-atrium", "ug_mcl_plus", size), precision, size)
-    grown = growth(paper_size("left-atrium", "ug_mcl", size), precision, size, report)
+    grown: dict[str, Any] = {}
+    if "growth" not in leave_out:
+        grown = growth(paper_size("left-atrium", "ug_mcl", size), precision, size, report)
     fastest = min(
         (name for name in steps if name.partition(",")[0] == "ug_mcl"), key=lambda n: steps[n]["ms"]
     )
@@ -245,10 +250,11 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(device: str, out: Path, *, quick: bool = False) -> int:
+def run(device: str, out: Path, *, quick: bool = False, leave_out: Sequence[str] = ()) -> int:
     """Measure, write the JSON file and `gpu.csv` beside it, and show the figures."""
     size = QUICK if quick else FULL
-    figures = measure(size, resolve_device(device), lambda text: sys.stderr.write(f"... {text}\n"))
+    report: Report = lambda text: sys.stderr.write(f"... {text}\n")  # noqa: E731
+    figures = measure(size, resolve_device(device), report, leave_out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     write_row(out.with_name("gpu.csv"), figures)
@@ -256,10 +262,17 @@ def run(device: str, out: Path, *, quick: bool = False) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = argparse.ArgumentParser("python -m ugmcl.bench_gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
-    parser.add_argument("--out", type=Path, default=Path("build/bench-gpu.json"))
-    given = parser.parse_args()
-    raise SystemExit(run(given.device, given.out, quick=given.quick))
+    option = parser.add_argument
+    option("--device", default="cuda", help="cuda (default), or cpu to rehearse")
+    option("--quick", action="store_true", help="tiny sizes: shows that it runs")
+    option("--out", type=Path, default=Path("build/bench-gpu.json"), help="default: build/bench-gpu.json")
+    option("--leave-out", nargs="*", default=[], choices=LEAVABLE, help="what is not measured")
+    given = parser.parse_args(arguments)
+    return run(given.device, given.out, quick=given.quick, leave_out=given.leave_out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

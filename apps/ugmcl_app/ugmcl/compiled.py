@@ -55,6 +55,7 @@ def compile_networks(
     """
     before, began = copy.deepcopy(snapshot(run)), time.perf_counter()
     networks = (run.student, run.teacher.network)
+    torch.compiler.reset()  # the networks of an earlier run would count towards the limit of variants
     try:
         for network in networks:
             for part in PARTS:

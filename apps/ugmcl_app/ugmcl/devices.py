@@ -12,10 +12,8 @@ from torch import Tensor
 
 def send(values: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the host on `device`, without making the host wait; itself if it is there already."""
-    if values.device == torch.device(device):
-        return values
-    if torch.device(device).type == "cuda" and torch.cuda.is_available():
-        values = values.pin_memory()
+    if values.device.type == "cpu" and torch.device(device).type == "cuda":
+        values = values.pin_memory()  # only from there can a copy be left to itself
     return values.to(device, non_blocking=True)
 
 

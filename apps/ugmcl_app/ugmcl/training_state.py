@@ -96,11 +96,12 @@ def make_optimizer(student: DualTaskVNet, config: Config) -> torch.optim.Optimiz
     """The configured optimizer without any history."""
     train, weights = config.train, list(student.parameters())
     rate, decay = train.learning_rate, train.weight_decay
-    # One kernel for all weights on a GPU; on a CPU torch's own choice, whose bits earlier runs have.
-    fused = True if weights[0].is_cuda else None
+    # Over all weights at once on a GPU; on a CPU torch's own choice, whose bits earlier runs have. One fused
+    # kernel would save a fraction of a millisecond, and refuses weights and gradients of different layouts.
+    foreach = True if weights[0].is_cuda else None
     if train.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay, fused=fused)
-    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=fused)
+        return torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay, foreach=foreach)
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, foreach=foreach)
 
 
 def snapshot(run: TrainingState) -> dict[str, Any]:
