@@ -388,6 +388,41 @@ def test_progress_counts_down(tmp_path: Path) -> None:
     assert seen[-1].phase == "validate"
 
 
+def test_where_losses_are_read_seldom_progress_tells_of_its_own_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(train={**EAGER, "steps": 8, "save_every_s": 0.0})
+    every: dict[int, dict[str, float]] = {}
+    train(tmp_path / "often", config, progress=lambda p: every.update({p.step: p.losses}))
+    monkeypatch.setattr(trainer, "steps_between_reports", lambda device: 3)
+    seldom: dict[int, dict[str, float]] = {}
+    result = train(tmp_path / "seldom", config, progress=lambda p: seldom.update({p.step: p.losses}))
+    assert seldom == {step: every[step] for step in (3, 6, 8)}
+    assert result.seconds > 0
+    seldom.clear()
+    stopped = train(
+        tmp_path / "cut",
+        config,
+        should_stop=StopAfter(5),
+        progress=lambda p: seldom.update({p.step: p.losses}),
+    )
+    assert (stopped.steps, set(seldom)) == (5, {3, 5})  # and what was done is saved, not what was last told
+    assert same(train(tmp_path / "cut", config).student, result.student)
+
+
+def test_losses_are_read_at_every_step_but_on_a_gpu() -> None:
+    assert trainer.steps_between_reports("cpu") == 1
+    assert trainer.steps_between_reports("cuda:1") == trainer.READ_BACK_EVERY
+
+
+def test_on_a_cpu_it_makes_no_difference_where_scans_live(tmp_path: Path) -> None:
+    options = {**EAGER, "copy_paste": "on"}
+    plain = train(tmp_path / "plain", tiny_config(2, train=options))
+    forced = train(tmp_path / "forced", tiny_config(2, train={**options, "data_device": "training"}))
+    assert same(plain.student, forced.student)
+    assert same(plain.teacher, forced.teacher)
+
+
 def test_evaluation_reports_each_case(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(2))
     aside: dict[str, str] = {}

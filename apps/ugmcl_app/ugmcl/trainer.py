@@ -158,7 +158,7 @@ def _train(
     """All remaining steps; true when `stop` ended them early."""
     saved = began = time.perf_counter()
     first = run.step
-    every = 1 if run.precision.device == "cpu" else READ_BACK_EVERY
+    every = steps_between_reports(run.precision.device)
     while run.step < run.steps:
         wall, cpu = time.perf_counter(), time.process_time()
         terms = train_step(run, sampler)
@@ -179,6 +179,11 @@ def _train(
         if stopping:
             return True
     return False
+
+
+def steps_between_reports(device: str) -> int:
+    """Steps after which the losses are looked at: each on a CPU, where that costs nothing."""
+    return READ_BACK_EVERY if torch.device(device).type == "cuda" else 1
 
 
 def _read_back(terms: LossTerms) -> dict[str, float]:
