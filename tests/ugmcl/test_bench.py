@@ -10,10 +10,12 @@ import torch
 from ugmcl import bench_gpu
 from ugmcl.bench import TARGETS, alternate, main
 from ugmcl.bench_gpu import step_times
+from ugmcl.bench_profile import longest_operations
 from ugmcl.bench_sides import QUICK, bench_config, exact_pair, paper_config
 from ugmcl.config import Config, replace
 from ugmcl.inference import window_channels
 from ugmcl.network import DualTaskVNet
+from ugmcl.precision import Precision
 from ugmcl.published_layout import monte_carlo_mean, naive_inference, start_published
 from ugmcl.uncertainty import stochastic_passes
 
@@ -75,6 +77,14 @@ def test_the_gpu_bench_is_rehearsed_on_a_cpu_and_writes_the_row_that_the_report_
     assert float(row["train_step_ratio"]) == figures["train_step_ratio"]
     assert float(row["volume_inference_ms"]) == figures["inference"]["T=8"]["total"]
     assert row["device"] == figures["device"]
+
+
+def test_the_longest_operations_of_a_step_are_named() -> None:
+    found = longest_operations("ug_mcl", Precision(), bench_gpu.QUICK, most=8)
+    assert len(found) == 8
+    assert [one[1] for one in found] == sorted((one[1] for one in found), reverse=True)
+    assert all(calls >= 1 / 3 for _, _, calls in found)
+    assert any("convolution" in name for name, _, _ in found)
 
 
 def test_what_takes_minutes_of_its_own_can_be_left_out(tmp_path: Path) -> None:

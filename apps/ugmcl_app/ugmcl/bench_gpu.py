@@ -35,6 +35,7 @@ from .precision import Precision, resolve_device
 from .presets import preset
 from .provenance import provenance
 from .sampling import TwoStreamSampler
+from .training_state import TrainingState
 from .training_step import train_step
 
 Report = Callable[[str], object]
@@ -101,19 +102,28 @@ def step_times(step: Callable[[], Any], device: str, warm_up: int, steps: int) -
     return [before.elapsed_time(after) for before, after in itertools.pairwise(events)]
 
 
-def training_figures(config: Config, precision: Precision, size: GpuSize) -> dict[str, Any]:
-    """Step time, samples a second and peak memory of our training step."""
-    train, device = config.train, precision.device
+def ready_to_train(
+    config: Config, precision: Precision, size: GpuSize
+) -> tuple[TrainingState, TwoStreamSampler]:
+    """A round on synthetic scans at its last step, where every term counts, compiled where that is asked."""
+    train = config.train
     cases = bench_cases(size.scan, train.labeled_batch, train.unlabeled_batch)
     labeled, unlabeled = cases[: train.labeled_batch], cases[train.labeled_batch :]
     run = training_state.start(config, None, precision, 0)
-    where = training_state.data_device(config, device)
+    where = training_state.data_device(config, precision.device)
     sampler = TwoStreamSampler(labeled, unlabeled, load_ellipsoid, config, run.rng, where)
-    began = time.perf_counter()
-    compiled = compile_where_asked(run, sampler)
-    compile_s = time.perf_counter() - began
-    _forget_peak(device)
+    compile_where_asked(run, sampler)
     run.step = run.steps - 1
+    return run, sampler
+
+
+def training_figures(config: Config, precision: Precision, size: GpuSize) -> dict[str, Any]:
+    """Step time, samples a second and peak memory of our training step."""
+    train, device = config.train, precision.device
+    began = time.perf_counter()
+    run, sampler = ready_to_train(config, precision, size)
+    compiled, compile_s = "encode" in run.student.__dict__, time.perf_counter() - began
+    _forget_peak(device)
     times = step_times(lambda: train_step(run, sampler), device, size.warm_up, size.steps)
     batch = train.labeled_batch + train.unlabeled_batch
     figures = {**_summary(times, batch), "peak_mib": _peak_mib(device), "compiled": compiled}
