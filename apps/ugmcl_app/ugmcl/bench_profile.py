@@ -1,7 +1,7 @@
 """bench_profile: which operations the time of a training step at the paper's size goes to.
 
-`python -m ugmcl.bench_profile --method ug_mcl_plus` shows them, the longest first; with `--device cpu --quick`
-it is only a rehearsal.
+`python -m ugmcl.bench_profile --method ug_mcl_plus` shows them, the longest first; `--device cpu --quick` is
+only a rehearsal.
 """
 
 from __future__ import annotations

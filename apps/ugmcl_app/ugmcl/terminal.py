@@ -12,16 +12,18 @@ from .trainer import Progress
 
 
 def progress_line(name: str) -> Callable[[Progress], None]:
-    """Rewrites one line of standard error on a terminal, at most once a second."""
-    last = 0.0
+    """Rewrites a line of standard error on a terminal, at most once a second; elsewhere adds one a minute."""
+    on_terminal = sys.stderr.isatty()
+    last = 0.0 if on_terminal else time.monotonic()
 
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= 1 and sys.stderr.isatty():
+        if now - last >= (1 if on_terminal else 60):
             last = now
-            print(f"\r{name}: step {progress.step}/{progress.steps}, {progress.eta_s:.0f} s left   ",
-                  end="", file=sys.stderr, flush=True)  # fmt: skip
+            text = f"{name}: step {progress.step}/{progress.steps}, {progress.eta_s:.0f} s left"
+            print(f"\r{text}   " if on_terminal else text,
+                  end="" if on_terminal else "\n", file=sys.stderr, flush=True)  # fmt: skip
 
     return report
 
