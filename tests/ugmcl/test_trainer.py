@@ -256,6 +256,16 @@ def test_a_gradient_is_clipped_only_where_a_norm_is_given(
     assert norms == [3.0, 3.0]
 
 
+def test_a_state_of_another_kind_of_device_is_resumed_with_fresh_random_voxels(tmp_path: Path) -> None:
+    train(tmp_path, tiny_config(), should_stop=StopAfter(4))
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    state["generator"] = torch.zeros(16, dtype=torch.uint8)  # as long as that of a GPU
+    torch.save(state, tmp_path / STATE_FILE)
+    steps: list[int] = []
+    train(tmp_path, tiny_config(), progress=lambda p: steps.append(p.step))
+    assert steps == [5, 6]
+
+
 def test_one_label_and_no_pool_are_enough(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(train=EAGER), pool=(), cases=("a",))
     assert result.steps == 6

@@ -133,7 +133,8 @@ def restore(run: TrainingState, state: dict[str, Any]) -> None:
     else:
         run.optimizer.load_state_dict(state["optimizer"])
     run.rng.bit_generator.state = state["rng"]
-    run.generator.set_state(state["generator"])
+    if len(state["generator"]) == len(run.generator.get_state()):
+        run.generator.set_state(state["generator"])  # else of another device: its numbers cannot go on here
     for name in ("steps", "peak_rate", "step", "seconds", "cpu_seconds", "learned"):
         setattr(run, name, state[name])
 
