@@ -133,7 +133,7 @@ def inference(
     """
     torch.manual_seed(0)
     plain = DualTaskVNet(config.network).to(device).eval()
-    shared_precision = precision or Precision("fp32", device)
+    shared_precision = (precision or Precision("fp32", device)).for_inference()
     network = DualTaskVNet(config.network)
     network.load_state_dict(plain.state_dict())
     network = shared_precision.place(network).eval()

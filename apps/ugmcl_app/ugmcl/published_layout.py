@@ -107,8 +107,10 @@ def distance_targets(label: Tensor, classes: int) -> Tensor:
 
 
 def full_pass(network: DualTaskVNet, image: Tensor, masks: DropoutMasks | None) -> DualTaskOutput:
-    """Encoder and decoder on `(B, 1, H, W, D)`, nothing shared with any other pass."""
-    return network.decode(network.encode(image), masks)
+    """Encoder and decoder on `(B, 1, H, W, D)`, nothing shared, the batch in one piece."""
+    features = network.encode(image)
+    coarse = network.decode_coarse(features, masks)
+    return DualTaskOutput(*network.decode_finest_together(coarse, features.skips[0], masks))
 
 
 def monte_carlo_mean(run: PublishedRun, image: Tensor) -> Tensor:
