@@ -137,14 +137,14 @@ class DualTaskVNet(nn.Module):
         windows leave its caches, and memory that large goes back to the system after every layer [M].
         """
         if len(coarse) == 1 or coarse.device.type != "cpu" or not self._is_stateless():
-            return self.decode_finest_together(coarse, skip, masks, distances)
+            return self._finest(coarse, skip, masks, distances)
         pieces = []
         for i in range(len(coarse)):
             one = None if masks is None else DropoutMasks(*(mask[i : i + 1] for mask in masks))
-            pieces.append(self.decode_finest_together(coarse[i : i + 1], skip[i : i + 1], one, distances))
+            pieces.append(self._finest(coarse[i : i + 1], skip[i : i + 1], one, distances))
         return tuple(torch.cat(piece) for piece in zip(*pieces, strict=True))
 
-    def decode_finest_together(
+    def _finest(
         self, coarse: Tensor, skip: Tensor, masks: DropoutMasks | None = None, distances: bool = True
     ) -> tuple[Tensor, ...]:
         """`decode_finest` with the whole batch in each layer."""
