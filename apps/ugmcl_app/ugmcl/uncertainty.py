@@ -18,10 +18,12 @@ BAND_NAMES = ("low", "medium", "high")
 BAND_EDGES = (0.1, 0.4, 0.7)
 """Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92.
 """
-COARSE_PASSES = {"cpu": 4, "cuda": 8}
-"""Dropout passes that share a batch at the coarse levels. CPU [M]: enough for fast convolutions of small
-maps, and half the memory of one full map in the default network. CUDA: the paper's T; a patch of 112 x 112 x
-80 has 8 MB there a pass and map in bf16, a quarter of one map of the finest level."""
+COARSE_BATCH = 4
+"""Samples, of several dropout passes, in one batch at the coarse levels on a CPU [M]: enough for fast
+convolutions of small maps; four of them at half the resolution are as large as one full map."""
+COARSE_PASSES_CUDA = 8
+"""Dropout passes in one batch there on CUDA: the paper's T; a patch of 112 x 112 x 80 has 8 MB there a pass
+and map in bf16, a quarter of one map of the finest level."""
 
 
 class StochasticPasses(NamedTuple):
@@ -93,13 +95,14 @@ def _passes(
 ) -> Iterator[tuple[Tensor, ...]]:
     """The heads' outputs of one dropout pass after the other.
 
-    The small, coarse maps of as many passes as `COARSE_PASSES` go through the decoder as one batch; the
-    finest level, as large as the image, runs pass by pass. Passes of a network whose batch statistics mix the
-    samples of a batch stay apart.
+    The small, coarse maps of several passes go through the decoder as one batch; the finest level, as large
+    as the image, runs pass by pass. Passes of a network whose statistics mix the samples of a batch stay
+    apart.
     """
     batch = len(features.bottleneck)
-    apart = network.config.norm == "batch" and network.training
-    together = 1 if apart else COARSE_PASSES.get(features.bottleneck.device.type, 1)
+    together = COARSE_PASSES_CUDA if features.bottleneck.is_cuda else max(1, COARSE_BATCH // batch)
+    if network.config.norm == "batch" and network.training:
+        together = 1
     for first in range(0, samples, together):
         count = min(together, samples - first)
         masks = [network.sample_masks(batch, features.bottleneck, generator) for _ in range(count)]
