@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 
 import highdicom
 import numpy as np
 import pytest
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from lib.dicom.references import Maker
 from lib.dicom.refusals import UnusableSegmentation, UnusableSeries
@@ -17,7 +21,7 @@ from lib.dicom.segmentation_writing import FORMS, write_segmentation
 from lib.dicom.series import SeriesGrid, read_grid
 from lib.dicom.structures import StructureMap
 from tests.dicom.labels import MAKER, STRUCTURES, frames_by_header, in_order, landmark_label, parsed, world_of
-from tests.dicom.phantom_series import PLANS, enhanced_phantom, phantom_series
+from tests.dicom.phantom_series import PLANS, encoded, enhanced_phantom, phantom_series
 
 Change = Callable[[Dataset], object]
 
@@ -304,6 +308,44 @@ def test_names_of_people_reach_the_object_and_no_warning(grid: SeriesGrid) -> No
     assert dataset.PatientName == "Single"
     assert dataset.PatientID == "PHANTOM"
     assert {str(header.PatientName) for header in grid.headers} == {"Single"}
+
+
+ODD = {
+    "StudyDate": b"24.1.2024",
+    "PatientBirthDate": b"unknown ",
+    "StudyTime": b"noon",
+    "PatientSex": b"female and more than sixteen",
+    "AccessionNumber": b"longer than sixteen characters",
+    "PatientID": b"P" * 90,
+}
+
+
+@pytest.mark.parametrize("keyword", ODD)
+def test_odd_patient_and_study_attributes_pass_unchanged_and_unsaid(
+    keyword: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    contents = []
+    for dataset in phantom_series(PLANS["axial"]):
+        element = RawDataElement(
+            Tag(keyword), dictionary_VR(keyword), len(ODD[keyword]), ODD[keyword], 0, False, True
+        )
+        dataset[Tag(keyword)] = element
+        contents.append(encoded(dataset))
+    with caplog.at_level(logging.DEBUG):
+        grid = read_grid(contents)
+        content = write_segmentation(landmark_label(grid), grid, STRUCTURES, MAKER)
+    assert str(parsed(content)[keyword].value).encode() == ODD[keyword].strip()
+    assert ODD[keyword].decode().strip() not in caplog.text
+
+
+def test_names_keep_their_letters() -> None:
+    instances = phantom_series(PLANS["axial"])
+    for dataset in instances:
+        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
+    grid = read_grid([encoded(dataset) for dataset in instances])
+    assert (
+        parsed(write_segmentation(landmark_label(grid), grid, STRUCTURES, MAKER)).PatientName == "Müller^Jörg"
+    )
 
 
 def test_bytes_that_are_no_dicom_are_refused(grid: SeriesGrid) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
+import pydicom.config
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -21,6 +22,8 @@ Source = Path | str | bytes | Dataset
 """A DICOM file, its bytes, or what pydicom read of either."""
 MODALITIES = ("MR", "CT")
 """What the method was made for; others are refused rather than segmented by chance."""
+# pydicom logs a value it doubts, such as a date of birth with dots, and goes on all the same.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 _UNKNOWN = "(unknown)"
 _BROKEN = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
 

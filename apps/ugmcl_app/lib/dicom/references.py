@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,10 @@ from .series import SeriesGrid
 MANUFACTURER = "UG-MCL Assist"
 MODEL_NAME = "ugmcl-assist"
 SOFTWARE_VERSION = "0.1.0"
-# PS3.3 C.7.1.1 and C.7.2.1: to be there, maybe empty. Real headers lack them, and highdicom asks for each.
-_MAY_BE_EMPTY = (
+# PS3.3 C.7.1.1 and C.7.2.1: to be there, maybe empty. Real headers lack them or hold what the standard
+# forbids; highdicom stops at both, and quotes what it finds odd, which ends in a log. So it gets them empty,
+# and `file_bytes` puts in what the source says.
+_OF_PATIENT_AND_STUDY = (
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -31,10 +34,6 @@ _MAY_BE_EMPTY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-
-
-_NAMES = ("PatientName", "ReferringPhysicianName")
-"""highdicom quotes a name it finds odd in a warning, which ends in a log: it gets none, see `file_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,10 @@ def source_images(grid: SeriesGrid) -> list[Dataset]:
         )
     images = []
     for header in grid.headers:
-        image = Dataset(dict(header.items()))  # copy.copy would share the elements
+        image = Dataset(dict(header.items()))  # copy.copy would share the mapping
         if hasattr(header, "file_meta"):
             image.file_meta = header.file_meta
-        changed: dict[str, Any] = {k: "" for k in _MAY_BE_EMPTY if k not in image or k in _NAMES}
+        changed: dict[str, Any] = dict.fromkeys(_OF_PATIENT_AND_STUDY, "")
         # Less or more than the slices' distance in many series; the voxels we describe have no gaps.
         changed["SliceThickness"] = round(grid.spacing_mm[2], 6)
         for keyword, value in changed.items():
@@ -128,9 +127,11 @@ def algorithm(maker: Maker) -> highdicom.AlgorithmIdentificationSequence:
 
 
 def file_bytes(dataset: Dataset, grid: SeriesGrid) -> bytes:
-    """A DICOM object as the bytes of its file, with the names of its source, which its writer did not get."""
-    for keyword in _NAMES:
-        setattr(dataset, keyword, grid.headers[0].get(keyword, ""))
+    """A DICOM object as the bytes of its file, with patient and study as its source says them."""
+    header = grid.headers[0]
+    for keyword in _OF_PATIENT_AND_STUDY:
+        if keyword in header:
+            dataset.add(copy.deepcopy(header[keyword]))
     target = io.BytesIO()
     dataset.save_as(target, enforce_file_format=True)
     return target.getvalue()
