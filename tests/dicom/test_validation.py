@@ -22,6 +22,7 @@ from lib.dicom.series import SeriesGrid, read_grid
 from lib.dicom.structures import StructureMap
 from tests.dicom.labels import MAKER, STRUCTURES, in_order, landmark_label, world_of
 from tests.dicom.phantom_series import PLANS, encoded, enhanced_phantom, phantom_series
+from tests.dicom.test_parametric_map import REACH_MM, position_map
 
 ALLOWED_ERRORS = {
     # Debian 12's dicom3tools (2022) is older than Supplement 243, which brought the label map in 2024: it
@@ -127,6 +128,24 @@ def test_dcmqi_reads_the_label_at_the_same_millimeter(name: str, tmp_path: Path)
     described = json.loads((tmp_path / "out-meta.json").read_text())
     names = [entry[0]["SegmentLabel"] for entry in described["segmentAttributes"]]
     assert names == ["spleen", "sore spot"]
+
+
+@pytest.mark.parametrize("name", ["axial", "one_axis_flipped", "sagittal", "anisotropic", "oblique_falling"])
+def test_dcmqi_reads_the_map_at_the_same_millimeter(name: str, tmp_path: Path) -> None:
+    grid = read_grid(phantom_series(PLANS[name]))
+    for coordinate in range(3):
+        (tmp_path / "map.dcm").write_bytes(write_map(position_map(grid, coordinate), grid, MAKER))
+        run_dcmqi(
+            "paramap2itkimage",
+            *("--inputDICOM", str(tmp_path / "map.dcm"), "--outputDirectory", str(tmp_path)),
+            *("--outputType", "nrrd", "--prefix", "out"),
+        )
+        voxels, header = nrrd.read(str(tmp_path / "out-pmap.nrrd"))
+        steps = np.asarray(header["space directions"], dtype=float)
+        indices = np.argwhere(np.ones(voxels.shape, bool))
+        places = indices @ steps + np.asarray(header["space origin"], dtype=float)
+        told = (voxels[tuple(indices.T)] - 0.5) * 2 * REACH_MM
+        assert np.abs(told - places[:, coordinate]).max() < 0.005
 
 
 def dcmqi_segmentation(grid: SeriesGrid, files: Path, label: np.ndarray, folder: Path) -> Path:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from highdicom import VOILUTFunctionValues, VOILUTTransformation
 from highdicom.pm import DerivedPixelContrastValues, ParametricMap, RealWorldValueMapping
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ParametricMapStorage
 
@@ -22,6 +25,7 @@ QUANTITY = Code("UNCERTAINTY", "99UGMCL", "Normalized predictive entropy")
 """What a voxel's value means. DICOM has no term for it; schemes starting with 99 are private (PS3.16 8.2)."""
 WINDOW = (0.0, 1.0)
 """Displayed range: the whole one of the measure, so that two cases' maps compare by eye."""
+WHOLE_BODY = Code("38266002", "SCT", "Entire body")
 _BROKEN = (AttributeError, KeyError, IndexError, ValueError, TypeError, EOFError)
 
 
@@ -76,9 +80,37 @@ def write_map(
         series_description=f"Uncertainty {maker.name} {maker.version}"[:64],
         **described(grid, maker, place or ObjectPlace()),
     )
-    # PS3.3 C.7.3.1: required where the body part may be one of a pair; empty says that this is unknown.
-    dataset.Laterality = ""
+    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(grid)]
+    _sort_frames(dataset)
     return file_bytes(dataset, grid)
+
+
+def _anatomy(grid: SeriesGrid) -> Dataset:
+    """The frames' anatomy (PS3.3 C.7.6.16.2.8): the source's region, or none in particular.
+
+    dciodvfy asks for a laterality, and dcmqi, which loads such maps into 3D Slicer, ends without this group.
+    """
+    anatomy = Dataset()
+    anatomy.FrameLaterality = "U"  # unpaired: the map is of the whole image, not of one organ's side
+    known = grid.headers[0].get("AnatomicRegionSequence")
+    anatomy.AnatomicRegionSequence = copy.deepcopy(known) if known else [CodedConcept(*WHOLE_BODY)]
+    return anatomy
+
+
+def _sort_frames(dataset: Dataset) -> None:
+    """Put the frames in the order of their places along row times column; highdicom has them reversed.
+
+    dcmqi 1.5.7 stacks the frames of a map in their order, whatever their positions say: a reversed file is
+    shown mirrored in 3D Slicer.
+    """
+    planes = [plane_of(dataset, number + 1) for number in range(int(dataset.NumberOfFrames))]
+    order = np.argsort([plane.position @ plane.normal for plane in planes])
+    groups = [dataset.PerFrameFunctionalGroupsSequence[index] for index in order]
+    for number, group in enumerate(groups, start=1):
+        group.FrameContentSequence[0].DimensionIndexValues = number
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    frames = np.frombuffer(dataset.FloatPixelData, dtype="<f4").reshape(len(order), -1)
+    dataset.FloatPixelData = frames[order].tobytes()
 
 
 def read_map(source: Source, grid: SeriesGrid) -> NDArray[np.float32]:
