@@ -206,5 +206,29 @@ def test_the_least_recently_used_series_makes_room(pacs: SmallPacs, web: DicomWe
     assert tiny.cached() == [uids(series[3])[1]]
 
 
+def test_many_threads_on_a_small_cache_get_every_series_whole(
+    pacs: SmallPacs, web: DicomWeb, tmp_path: Path
+) -> None:
+    series = [phantom_series(PLANS["axial"]) for _ in range(4)]
+    for made in series:
+        pacs.add(made)
+    cache = SeriesCache(tmp_path, web, max_bytes=15_000)  # holds one
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            for made in series * 2:
+                assert len(cache.get(*uids(made)).files) == 7
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
 def test_only_this_user_may_read_the_cache(cache: SeriesCache, tmp_path: Path) -> None:
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

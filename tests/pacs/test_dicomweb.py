@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import logging
+import shutil
+import ssl
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +116,44 @@ def test_credentials_are_sent(pacs: SmallPacs) -> None:
         pacs.credentials = "Bearer abc"
 
 
+def test_tls_takes_the_authority_and_the_client_certificate_of_the_settings(
+    pacs: SmallPacs, tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    pacs.socket = context.wrap_socket(pacs.socket, server_side=True)
+    url, waits = pacs.url.replace("http://", "https://"), []
+
+    def listed(**given: Path) -> int:
+        connection = PacsConnection(PacsSettings(url, attempts=2, **given), waits.append)  # type: ignore[arg-type]
+        try:
+            return len(DicomWeb(connection).list_series("MR").series)
+        finally:
+            connection.close()
+
+    pacs.add(phantom_series(PLANS["axial"]))
+    with pytest.raises(PacsRefused, match="give its authority as ca_file"):
+        listed()
+    assert not waits
+    with pytest.raises(PacsError):
+        listed(ca_file=certificate)
+    assert listed(ca_file=certificate, client_certificate=certificate, client_key=key) == 1
+
+
 def test_an_answer_that_is_no_dicomweb_is_refused(pacs: SmallPacs, web: DicomWeb) -> None:
     hostile = phantom_series(PLANS["axial"])[0]
     content = encoded(hostile)
@@ -158,6 +199,7 @@ def test_another_content_type_is_refused() -> None:
 
 BAD_SETTINGS = {
     "no address": ({"url": "orthanc:8042"}, "give http"),
+    "no such port": ({"url": "http://host:99999/dicom-web"}, "give http"),
     "password in the address": ({"url": "http://u:p@host/dicom-web"}, "settings of their own"),
     "query in the address": ({"url": "http://host/dicom-web?x=1"}, "a query or a fragment"),
     "user without password": ({"user": "reader"}, "a user with a password"),

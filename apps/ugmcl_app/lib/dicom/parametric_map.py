@@ -15,9 +15,9 @@ from pydicom.uid import ParametricMapStorage
 
 from .geometry import indices_of
 from .instances import Source, plane_of, read_dataset
+from .placing import GRID_TOLERANCE
 from .references import Maker, ObjectPlace, described, file_bytes, frames_in_source_order
 from .refusals import UnusableMap, UnusableSeries
-from .segmentation_reading import GRID_TOLERANCE
 from .series import SeriesGrid
 from .structures import Code
 
@@ -53,27 +53,11 @@ def write_map(
         raise ValueError(f"The map has the shape {values.shape}, its series {grid.shape}.")
     if not (values.min() >= 0.0 and values.max() <= 1.0):  # NaN too
         raise ValueError(f"The map runs from {values.min():g} to {values.max():g}; allowed is [0, 1].")
-    mapping = RealWorldValueMapping(
-        lut_label="UNCERTAINTY",
-        lut_explanation=f"{quantity.meaning}, 0 sure, 1 unsure"[:64],
-        unit=codes.UCUM.NoUnits,
-        value_range=WINDOW,
-        slope=1.0,
-        intercept=0.0,
-        quantity_definition=CodedConcept(*quantity),
-    )
-    # LINEAR needs a width of 1 or more and shows 0..1 as two tones; LINEAR_EXACT is meant for this (PS3.3
-    # C.11.2.1.3.2).
-    window = VOILUTTransformation(
-        window_center=sum(WINDOW) / 2,
-        window_width=WINDOW[1] - WINDOW[0],
-        voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT,
-    )
     dataset = ParametricMap(
         pixel_array=frames_in_source_order(values.astype(np.float32), grid),
         contains_recognizable_visual_features=False,
-        real_world_value_mappings=[mapping],
-        voi_lut_transformations=[window],
+        real_world_value_mappings=[_mapping(quantity)],
+        voi_lut_transformations=[_window()],
         derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
         content_label="UNCERTAINTY",
         content_description=f"{maker.name} {maker.version}"[:64],
@@ -83,6 +67,28 @@ def write_map(
     dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(grid)]
     _sort_frames(dataset)
     return file_bytes(dataset, grid)
+
+
+def _mapping(quantity: Code) -> RealWorldValueMapping:
+    return RealWorldValueMapping(
+        lut_label="UNCERTAINTY",
+        lut_explanation=f"{quantity.meaning}, 0 sure, 1 unsure"[:64],
+        unit=codes.UCUM.NoUnits,
+        value_range=WINDOW,
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=CodedConcept(*quantity),
+    )
+
+
+def _window() -> VOILUTTransformation:
+    # LINEAR needs a width of 1 or more and shows 0..1 as two tones; LINEAR_EXACT is meant for this (PS3.3
+    # C.11.2.1.3.2).
+    return VOILUTTransformation(
+        window_center=sum(WINDOW) / 2,
+        window_width=WINDOW[1] - WINDOW[0],
+        voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT,
+    )
 
 
 def _anatomy(grid: SeriesGrid) -> Dataset:

@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
-from .geometry import indices_of
-from .instances import Source, functional_group, plane_of, read_dataset
+from .instances import Source, functional_group, read_dataset
+from .placing import voxels_of
 from .refusals import UnusableSegmentation, UnusableSeries
 from .series import SeriesGrid
 from .structures import ANATOMICAL_STRUCTURE, TISSUE, Code, Structure, StructureMap, Terms
 
 LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Label Map Segmentation Storage (PS3.4 B.5, since 2024), which pydicom 3.0 has no name for."""
-GRID_TOLERANCE = 0.05
-"""How far a frame's voxels may lie from those of the grid, in voxels: writers round positions."""
 _BROKEN = (AttributeError, KeyError, IndexError, ValueError, TypeError, EOFError)
 
 
@@ -200,7 +198,7 @@ def _draw(dataset: Dataset, grid: SeriesGrid, segments: tuple[Segment, ...], dty
             group = functional_group(dataset, number, "SegmentIdentificationSequence")
             assert group is not None, "a frame without a segment"
             drawn = np.full(rows.size, _value(values, int(group.ReferencedSegmentNumber)), dtype=dtype)
-        _put(labels, _voxels(dataset, number, grid, rows, columns), drawn, segments)
+        _put(labels, voxels_of(dataset, number, grid, rows, columns), drawn, segments)
     return labels
 
 
@@ -222,47 +220,6 @@ def _value(values: dict[int, int], number: int) -> int:
             f"The DICOM SEG has voxels of segment {number}, which it does not describe."
         )
     return values[number]
-
-
-def _voxels(
-    dataset: Dataset, number: int, grid: SeriesGrid, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], ...]:
-    """Grid indices `(x, y, z)` of pixels of a frame."""
-    if functional_group(dataset, number, "PlanePositionSequence") is None:
-        return _voxels_by_reference(dataset, number, grid, rows, columns)
-    origin, along_row, along_column = indices_of(grid.affine, plane_of(dataset, number)).T
-    found = origin[:, None] + along_row[:, None] * columns + along_column[:, None] * rows
-    whole = np.round(found)
-    off = np.abs(found - whole).max()
-    sides = np.abs(np.stack([along_row, along_column]))
-    if off > GRID_TOLERANCE or np.abs(np.linalg.norm(sides, axis=1) - 1).max() > GRID_TOLERANCE:
-        raise UnusableSegmentation(
-            f"Frame {number} of the DICOM SEG lies on another grid than the series {grid.uid}: its voxels "
-            f"are up to {off:.2f} voxels beside the series' own. Draw it on the series itself."
-        )
-    if (whole < 0).any() or (whole >= np.array(grid.shape)[:, None]).any():
-        raise UnusableSegmentation(
-            f"Frame {number} of the DICOM SEG reaches outside the series {grid.uid}; "
-            "it was drawn on another one."
-        )
-    return tuple(whole.astype(np.intp))
-
-
-def _voxels_by_reference(
-    dataset: Dataset, number: int, grid: SeriesGrid, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], ...]:
-    """For a frame without a position: the slice it says it was derived from, pixel for pixel."""
-    derivation = functional_group(dataset, number, "DerivationImageSequence")
-    sources = derivation.get("SourceImageSequence") if derivation is not None else None
-    index = None
-    if sources and len(sources) == 1:
-        frame = sources[0].get("ReferencedFrameNumber")
-        index = grid.slice_of(str(sources[0].ReferencedSOPInstanceUID), None if frame is None else int(frame))
-    if index is None or (int(dataset.Columns), int(dataset.Rows)) != grid.shape[:2]:
-        raise UnusableSegmentation(
-            f"Frame {number} of the DICOM SEG has no position and names no slice of the series {grid.uid}."
-        )
-    return columns, rows, np.full_like(rows, index)
 
 
 def _put(

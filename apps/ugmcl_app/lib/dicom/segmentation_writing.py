@@ -28,7 +28,7 @@ from .structures import Code, Structure, StructureMap
 
 BINARY, LABELMAP = "BINARY", "LABELMAP"
 FORMS = (BINARY, LABELMAP)
-"""BINARY is what every viewer reads; LABELMAP keeps the values as segment numbers and is smaller."""
+"""BINARY is what every viewer reads; LABELMAP keeps the values as the numbers of its segments."""
 
 
 def write_segmentation(
@@ -56,17 +56,7 @@ def write_segmentation(
         ValueError: For another shape, form, or a value without a class.
         UnusableSeries: If the series cannot be referred to.
     """
-    if form not in FORMS:
-        raise ValueError(f"The form {form!r} is not written; allowed: {', '.join(FORMS)}.")
-    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
-        raise ValueError(f"The label is of type {labels.dtype}; whole numbers from 0 are needed.")
-    if labels.shape != grid.shape:
-        raise ValueError(f"The label has the shape {labels.shape}, its series {grid.shape}.")
-    unknown = [
-        int(value) for value in np.unique(labels) if value and structures.with_value(int(value)) is None
-    ]
-    if unknown:
-        raise ValueError(f"The label holds the values {unknown}, which no class of the project has.")
+    _require_writable(labels, grid, structures, form)
     # BINARY numbers its segments 1..n without gaps (PS3.3 C.8.20.2); LABELMAP numbers are the pixel values.
     numbers = {
         structure.value: structure.value if form == LABELMAP else index + 1
@@ -89,6 +79,20 @@ def write_segmentation(
         **described(grid, maker, place or ObjectPlace()),
     )
     return file_bytes(dataset, grid)
+
+
+def _require_writable(labels: NDArray[Any], grid: SeriesGrid, structures: StructureMap, form: str) -> None:
+    if form not in FORMS:
+        raise ValueError(f"The form {form!r} is not written; allowed: {', '.join(FORMS)}.")
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ValueError(f"The label is of type {labels.dtype}; whole numbers from 0 are needed.")
+    if labels.shape != grid.shape:
+        raise ValueError(f"The label has the shape {labels.shape}, its series {grid.shape}.")
+    unknown = [
+        int(value) for value in np.unique(labels) if value and structures.with_value(int(value)) is None
+    ]
+    if unknown:
+        raise ValueError(f"The label holds the values {unknown}, which no class of the project has.")
 
 
 def _described(structure: Structure, number: int, maker: Maker) -> SegmentDescription:

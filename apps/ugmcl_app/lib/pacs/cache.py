@@ -19,11 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import Dataset
-
-from ..dicom.instances import read_dataset
-from ..dicom.refusals import UnusableSeries
 from ..workspace import read_json, write_bytes_atomic, write_json_atomic
+from .arrival import checked
 from .connection import PacsAnswerUnusable, PacsUnavailable
 from .dicomweb import DicomWeb
 
@@ -112,7 +109,7 @@ class SeriesCache:
 
     def size(self) -> int:
         """Bytes of all files, those of broken fetches included."""
-        return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        return sum(_bytes_of(path) for path in self._folder.iterdir())
 
     def _find(self, uid: str) -> CachedSeries | None:
         """The series if it is whole and as it arrived; a damaged one is dropped."""
@@ -177,7 +174,7 @@ class SeriesCache:
         """Bring every expected instance into the folder; those there already stay."""
 
         def keep(content: bytes) -> None:
-            instance = _checked(content, study_uid, uid)
+            instance = checked(content, study_uid, uid)
             if instance in expected:
                 write_bytes_atomic(partial / f"{instance}.dcm", content)
 
@@ -201,11 +198,9 @@ class SeriesCache:
     def _shrink(self, keep: str) -> None:
         """Drop the least recently used until the bound holds; the one just asked for stays."""
         with self._lock:
-            entries = [path for path in self._folder.iterdir() if path.is_dir()]
-            sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
-            entries.sort(key=lambda path: path.stat().st_mtime)
+            sizes = {path: _bytes_of(path) for path in self._folder.iterdir()}
             total = sum(sizes.values())
-            for path in entries:
+            for path in sorted(sizes, key=_last_use):
                 if total <= self._max_bytes:
                     return
                 uid = path.name.removesuffix(_PARTIAL)
@@ -229,36 +224,19 @@ class SeriesCache:
             return self._fetching.setdefault(uid, threading.Lock())
 
 
-def _checked(content: bytes, study_uid: str, series_uid: str) -> str:
-    """SOPInstanceUID of an instance that arrived whole and belongs where it was asked for.
-
-    Raises:
-        PacsUnavailable: If it is truncated or no DICOM object: another attempt may bring it whole.
-        PacsAnswerUnusable: If it belongs to another series.
-    """
+def _bytes_of(folder: Path) -> int:
+    """Of an entry's files; another thread may be renaming or removing it."""
     try:
-        dataset = read_dataset(content)
-        whole = _is_whole(dataset)
-    except (UnusableSeries, AttributeError, ValueError, TypeError, NotImplementedError):
-        whole = False
-    if not whole:
-        raise PacsUnavailable(f"The PACS sent a truncated or damaged instance of the series {series_uid}.")
-    if (dataset.get("SeriesInstanceUID"), dataset.get("StudyInstanceUID")) != (series_uid, study_uid):
-        raise PacsAnswerUnusable(f"The PACS sent an instance of another series for the series {series_uid}.")
-    return str(dataset.SOPInstanceUID)
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:
+        return 0
 
 
-def _is_whole(dataset: Dataset) -> bool:
-    """Whether the pixels are as long as the header says; compressed ones show that when they are decoded."""
-    if dataset.file_meta.TransferSyntaxUID.is_compressed or "Rows" not in dataset:
-        return True
-    bits = int(dataset.BitsAllocated) * int(dataset.Rows) * int(dataset.Columns)
-    bits *= int(dataset.get("SamplesPerPixel", 1)) * int(dataset.get("NumberOfFrames") or 1)
-    present = next((len(dataset[name].value) for name in _PIXELS if name in dataset), 0)
-    return present >= (bits + 7) // 8
-
-
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+def _last_use(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _digest(content: bytes) -> str:

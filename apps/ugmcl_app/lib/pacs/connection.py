@@ -106,7 +106,7 @@ class PacsConnection:
                 self._require_good(path, response, ())
                 yield response
         except httpx.HTTPError as error:
-            raise self._unavailable(path, error) from error
+            raise self._without_answer(path, error) from error
 
     def retry(self, work: Callable[[], object], what: str) -> None:
         """Call `work` until it succeeds, as often and with the waits the settings say.
@@ -135,12 +135,13 @@ class PacsConnection:
                 self._require_good(path, response, accepted)
                 return response
             except httpx.HTTPError as error:
-                failure = self._unavailable(path, error)
-                cause: Exception | None = error
+                failure = self._without_answer(path, error)
+                if attempt == self.settings.attempts or isinstance(failure, PacsRefused):
+                    raise failure from error
             except PacsUnavailable as error:
-                failure, cause = error, None
-            if attempt == self.settings.attempts:
-                raise failure from cause
+                failure = error
+                if attempt == self.settings.attempts:
+                    raise
             self._wait(attempt, asked_for, path, failure)
         raise AssertionError("unreachable: there is at least one attempt")
 
@@ -168,16 +169,16 @@ class PacsConnection:
             raise PacsRefused(f"{place}, a redirect; give the final address in the PACS settings.", status)
         raise PacsRefused(f"{place}; it does not accept this request.", status)
 
-    def _unavailable(self, path: str, error: httpx.HTTPError) -> PacsUnavailable:
-        reason = (
-            "gave no answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
-        )
-        if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
-            reason = "broke off its answer"
+    def _without_answer(self, path: str, error: httpx.HTTPError) -> PacsError:
+        place = f"The PACS at {self.settings.root}"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            reason = "shows a certificate that is not trusted (give its authority as ca_file), so it"
-            reason += " was not asked"
-        return PacsUnavailable(f"The PACS at {self.settings.root} {reason} ({path}).")
+            return PacsRefused(f"{place} shows an unknown certificate; give its authority as ca_file.")
+        reason = "cannot be reached"
+        if isinstance(error, httpx.TimeoutException):
+            reason = "gave no answer in time"
+        elif isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+            reason = "broke off its answer"
+        return PacsUnavailable(f"{place} {reason} ({path}).")
 
 
 def _tls(settings: PacsSettings) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PacsSettings:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError(f"The PACS address {_shown(self.url)} is none; give http(s)://HOST[:PORT]/PATH.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
@@ -68,6 +68,14 @@ class PacsSettings:
     def root(self) -> str:
         """The address without a closing slash."""
         return self.url.rstrip("/")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is a number that a port can have, or left out."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _is_local(host: str) -> bool:
