@@ -14,7 +14,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from lib.dicom.references import Maker
+from lib.dicom.references import BY_HAND, Maker
 from lib.dicom.refusals import UnusableSegmentation, UnusableSeries
 from lib.dicom.segmentation_reading import read_segmentation
 from lib.dicom.segmentation_writing import FORMS, write_segmentation
@@ -118,8 +118,7 @@ def test_labelmap_numbers_its_segments_by_value(grid: SeriesGrid) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_no_finding_can_be_written_and_read(grid: SeriesGrid, form: str) -> None:
     empty = np.zeros(grid.shape, dtype=np.uint8)
-    maker = Maker("reader", automatic=False)
-    content = write_segmentation(empty, grid, STRUCTURES, maker, form)
+    content = write_segmentation(empty, grid, STRUCTURES, BY_HAND, form)
     found = read_segmentation(content, grid, STRUCTURES)
     assert found.is_empty
     assert not found.by_model
@@ -136,9 +135,21 @@ def test_a_class_without_voxels_stays_described(grid: SeriesGrid) -> None:
 def test_a_models_result_is_told_from_an_experts_label(grid: SeriesGrid) -> None:
     label = landmark_label(grid)
     by_model = write_segmentation(label, grid, STRUCTURES, MAKER)
-    by_expert = write_segmentation(label, grid, STRUCTURES, Maker("reader", automatic=False))
+    by_expert = write_segmentation(label, grid, STRUCTURES, BY_HAND)
     assert read_segmentation(by_model, grid, STRUCTURES).by_model
     assert not read_segmentation(by_expert, grid, STRUCTURES).by_model
+
+
+@pytest.mark.parametrize("how", ["SEMIAUTOMATIC", "MANUAL"])
+def test_header_says_how_a_label_was_made(grid: SeriesGrid, how: str) -> None:
+    dataset = parsed(write_segmentation(landmark_label(grid), grid, STRUCTURES, Maker("v1", how=how)))
+    for segment in dataset.SegmentSequence:
+        assert segment.SegmentAlgorithmType == how
+        # By hand: no algorithm may be named.
+        assert ("SegmentationAlgorithmIdentificationSequence" in segment) == (how == "SEMIAUTOMATIC")
+    assert not read_segmentation(dataset, grid, STRUCTURES).by_model
+    with pytest.raises(ValueError, match="AUTOMATIC, SEMIAUTOMATIC or MANUAL"):
+        Maker("v1", how="BY MAGIC")
 
 
 def renumber(dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lib.dicom.parametric_map import write_map
-from lib.dicom.references import Maker
+from lib.dicom.references import BY_HAND
 from lib.dicom.refusals import UnusableSegmentation
 from lib.dicom.segmentation_reading import read_segmentation
 from lib.dicom.segmentation_writing import BINARY, LABELMAP, write_segmentation
@@ -70,7 +70,7 @@ def test_dciodvfy_finds_no_error_in_a_segmentation(source: str, form: str, tmp_p
 def test_dciodvfy_finds_no_error_in_a_no_finding(tmp_path: Path) -> None:
     grid = read_grid(phantom_series(PLANS["axial"]))
     empty = np.zeros(grid.shape, dtype=np.uint8)
-    content = write_segmentation(empty, grid, STRUCTURES, Maker("reader", automatic=False))
+    content = write_segmentation(empty, grid, STRUCTURES, BY_HAND)
     assert not errors_of(content, tmp_path)
 
 

@@ -16,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from lib.dicom.parametric_map import read_map, write_map
-from lib.dicom.references import Maker
+from lib.dicom.references import BY_HAND, Maker
 from lib.dicom.segmentation_reading import read_segmentation
 from lib.dicom.segmentation_writing import BINARY, write_segmentation
 from lib.dicom.series import read_grid, read_series
@@ -166,7 +166,7 @@ def test_work_goes_on_while_it_is_down_and_is_delivered_when_it_is_back(
     cache.get(study, uid)
     orthanc.stop()
     grid = read_grid(cache.refresh(study, uid).files)
-    content = write_segmentation(landmark_label(grid), grid, STRUCTURES, Maker("reader", automatic=False))
+    content = write_segmentation(landmark_label(grid), grid, STRUCTURES, BY_HAND)
     waiting = outbox.put(content)
     with pytest.raises(PacsUnavailable):
         outbox.deliver()
@@ -249,5 +249,5 @@ def test_real_series_travel_unchanged(web: DicomWeb, shared_data: Path, tmp_path
     assert np.array_equal(before.volume.array, after.volume.array)
     assert np.array_equal(before.grid.affine, after.grid.affine)
     grid = after.grid
-    content = write_segmentation(landmark_label(grid), grid, STRUCTURES, Maker("reader", automatic=False))
+    content = write_segmentation(landmark_label(grid), grid, STRUCTURES, BY_HAND)
     assert web.store(study, [content]).stored

@@ -60,8 +60,8 @@ def write_map(
         voi_lut_transformations=[_window()],
         derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
         content_label="UNCERTAINTY",
-        content_description=f"{maker.name} {maker.version}"[:64],
-        series_description=f"Uncertainty {maker.name} {maker.version}"[:64],
+        content_description=maker.shown,
+        series_description=f"Uncertainty {maker.shown}",
         **described(grid, maker, place or ObjectPlace()),
     )
     dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(grid)]

@@ -36,19 +36,38 @@ _OF_PATIENT_AND_STUDY = (
 )
 
 
+AUTOMATIC, SEMIAUTOMATIC, MANUAL = "AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"
+
+
 @dataclass(frozen=True)
 class Maker:
     """Who made an object.
 
     Attributes:
-        version: The model's version, or of what else made it.
+        version: The model's version; empty for what a person drew alone.
         name: The algorithm's name.
-        automatic: Whether no person changed or confirmed it.
+        how: `AUTOMATIC` where no person changed or confirmed it, `SEMIAUTOMATIC` where one did, `MANUAL`
+            where no model took part (PS3.3 C.8.20.2, Segment Algorithm Type).
     """
 
     version: str
     name: str = "UG-MCL"
-    automatic: bool = True
+    how: str = AUTOMATIC
+
+    def __post_init__(self) -> None:
+        if self.how not in (AUTOMATIC, SEMIAUTOMATIC, MANUAL):
+            raise ValueError(
+                f"A label is made {AUTOMATIC}, {SEMIAUTOMATIC} or {MANUAL}, not {self.how[:40]!r}."
+            )
+
+    @property
+    def shown(self) -> str:
+        """For the descriptions that viewers list, up to 48 characters."""
+        return "by hand" if self.how == MANUAL else f"{self.name} {self.version}"[:48]
+
+
+BY_HAND = Maker("", how=MANUAL)
+"""A person without a model."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,7 @@ def described(grid: SeriesGrid, maker: Maker, place: ObjectPlace) -> dict[str, A
         "instance_number": 1,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
-        "software_versions": [SOFTWARE_VERSION, maker.version[:64]],
+        "software_versions": [SOFTWARE_VERSION, *([maker.version[:64]] if maker.version else [])],
         "device_serial_number": MODEL_NAME,
         "pixel_measures": PixelMeasuresSequence((rows_mm, columns_mm), slices_mm, slices_mm),
     }

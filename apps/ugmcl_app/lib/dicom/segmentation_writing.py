@@ -16,6 +16,7 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 
 from .references import (
+    MANUAL,
     Maker,
     ObjectPlace,
     algorithm,
@@ -73,8 +74,8 @@ def write_segmentation(
         segmentation_type=SegmentationTypeValues(form),
         segment_descriptions=[_described(s, numbers[s.value], maker) for s in structures.structures],
         content_label="NO_FINDING" if empty else "SEGMENTATION",
-        content_description="No finding" if empty else f"{maker.name} {maker.version}"[:64],
-        series_description=("No finding" if empty else f"Segmentation {maker.name} {maker.version}")[:64],
+        content_description="No finding" if empty else maker.shown,
+        series_description="No finding" if empty else f"Segmentation {maker.shown}",
         omit_empty_frames=not empty,
         **described(grid, maker, place or ObjectPlace()),
     )
@@ -102,13 +103,8 @@ def _described(structure: Structure, number: int, maker: Maker) -> SegmentDescri
         segment_label=structure.name,
         segmented_property_category=_concept(terms.category),
         segmented_property_type=_concept(terms.type),
-        # SEMIAUTOMATIC: a person took part, so it counts as an expert's label when it is read.
-        algorithm_type=(
-            SegmentAlgorithmTypeValues.AUTOMATIC
-            if maker.automatic
-            else SegmentAlgorithmTypeValues.SEMIAUTOMATIC
-        ),
-        algorithm_identification=algorithm(maker),
+        algorithm_type=SegmentAlgorithmTypeValues(maker.how),
+        algorithm_identification=None if maker.how == MANUAL else algorithm(maker),
         display_color=highdicom.color.CIELabColor.from_rgb(*terms.color_rgb),
     )
     if terms.modifier is not None:
