@@ -15,6 +15,8 @@ APP = ROOT / "apps" / "ugmcl_app"
 FLOORS = {"ugmcl": APP / "ugmcl", "lib": APP / "lib", "server": ROOT / "server"}
 EXPERIMENTS = {ROOT / "server" / "evaluation", ROOT / "server" / "packing"}
 """The folders that may import what the extra `experiment` installs."""
+DICOM = {APP / "lib" / "dicom", APP / "lib" / "pacs"}
+"""The folders that may import what the extra `dicom` installs."""
 FLOOR_1_PACKAGES = {"torch", "monai", "numpy", "ugmcl"}
 ABSENT_ON_FLOOR_1 = ["monailabel", "SimpleITK", "nibabel", "ignite", "fastapi", "nrrd", "scipy", "h5py"]
 OURS = {"ugmcl", "lib", "server", "sample_data", "main", "pydicom_alias"}
@@ -142,11 +144,13 @@ def test_every_package_the_product_imports_is_declared() -> None:
 
     always = names(project["dependencies"])
     evaluating = always | names(project["optional-dependencies"]["experiment"])
+    imaging = always | names(project["optional-dependencies"]["dicom"])
     for file in product_files():
         foreign = (
             top_level(imported_modules(file, "ugmcl")) - OURS - set(sys.stdlib_module_names) - {"__future__"}
         )
         declared = evaluating if EXPERIMENTS & set(file.parents) else always
+        declared = imaging if DICOM & set(file.parents) else declared
         assert not {DISTRIBUTION_OF.get(name, name).replace("_", "-") for name in foreign} - declared, file
 
 
