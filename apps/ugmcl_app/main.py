@@ -52,7 +52,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         for name in _TALKATIVE:
             logging.getLogger(f"monailabel.{name}").setLevel(logging.WARNING)
         self._require_folder(studies)
-        self.workspace = Workspace.of(studies, self.settings.workspace)
+        self.workspace = Workspace.of(studies, self.settings.workspace, self.settings.database)
         self.registry = ModelRegistry(self.workspace)
         self.workspace.bind(studies, self.settings.labels, in_use=bool(self.registry.list()))
         self.scores = ScoreBoard(self.workspace)
@@ -130,13 +130,14 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         return True, "ready"
 
     def info(self) -> dict[str, Any]:
-        """The host's information for viewers, plus `model_version` and `precision`."""
+        """The host's information for viewers, plus `model_version`, `precision`, and what was mended."""
         precision = self.model.precision
         return {
             **super().info(),
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
+            "repairs": self.datastore().repairs,
         }
 
     # --- requests

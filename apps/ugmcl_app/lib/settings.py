@@ -75,6 +75,8 @@ class AppSettings:
     """Class names, comma-separated; the value of `labels[i]` is i + 1."""
     workspace: str = _option("", str)
     """Folder of models, rounds, scores and maps; empty: `<studies>/.ugmcl`."""
+    database: str = _option("", str)
+    """URL of a PostgreSQL database for the catalogue; empty: a file in the workspace."""
     preset: str = _option("default", _preset)
     """Preset of the method, one of `ugmcl.presets.PRESETS`."""
     device: str = _option("auto", _device)
