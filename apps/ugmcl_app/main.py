@@ -120,6 +120,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
+        self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether requests can be taken, and why not; needs no model."""

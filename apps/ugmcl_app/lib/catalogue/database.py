@@ -62,7 +62,11 @@ class Database:
             self.repairs += _set_aside_if_broken(Path(parsed.database))
         self._engine = _engine(parsed)
         self._writer = self._engine.execution_options(writes=True)
-        upgrade(self._writer)
+        try:
+            upgrade(self._writer)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def in_file(cls, path: Path) -> Database:
