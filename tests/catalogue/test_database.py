@@ -16,7 +16,6 @@ from lib.catalogue.schema import Base
 from lib.catalogue.upgrade import HEAD
 from lib.workspace import Workspace
 
-
 DESCENDING = {"ix_cases_by_rank", "ix_jobs_next"}
 """Alembic cannot compare these indexes; that they are there is asked of the database itself."""
 

@@ -77,7 +77,7 @@ class FolderDatastore(FolderView):
         super().__init__(folder, labels, workspace.database)
         self._store = LabelStore(workspace.labels)
         self._looker = Looker(self._folder, self.labels, allow_empty)
-        self._sync = FolderSync(self._database, self._looker)
+        self._sync = FolderSync(self._database, self._looker, self._store)
         self._writer = LabelWriter(self._database, self._store, self._sync, self._looker)
         self.repairs = self._start(start_check_s)
 
@@ -88,7 +88,9 @@ class FolderDatastore(FolderView):
         said += adoption.adopt(self._database, self._workspace, self._folder, self._store)
         said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
         self._sync.load(labels_too=alike)
+        said += repair.finish_pending(self._database, self._store, self._writer)
         self._look_around(START_OPEN_S, check_s)
+        # Again, for cases that only the look has found: the database was new.
         said += repair.finish_pending(self._database, self._store, self._writer)
         said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
         with self._database.read() as session:

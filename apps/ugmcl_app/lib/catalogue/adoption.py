@@ -31,27 +31,28 @@ def adopt(database: Database, workspace: Workspace, folder: Path, store: LabelSt
     Returns:
         Sentences on what was mended.
     """
-    content, repairs = stock_file.read(folder / stock_file.NAME)
+    path = folder / stock_file.NAME
+    with database.read() as session:
+        changed = stock_file.is_new(session, path)
+    # Read only then: with many cases it is large.
+    content, repairs = stock_file.read(path) if changed else (None, [])
 
-    def enter(session: Session) -> tuple[bool, list[str]]:
+    def enter(session: Session) -> list[str]:
         next_number(session, "adoption")  # one process at a time
         found = []
         rebuilt = session.scalar(select(Label.id).limit(1)) is None and _rebuild(session, store)
         if rebuilt:
             found.append(f"The history of {rebuilt} label versions was read again from their records.")
-        path = folder / stock_file.NAME
-        news = content is not None and stock_file.is_new(session, path)
-        if news:
-            assert content is not None
+        if content is not None and stock_file.is_new(session, path):
             stock_file.take_over(session, content)
             stock_file.note(session, path)
         _take_absent(session, read_json(workspace.absent_labels_file, {}))
         _take_findings(session, read_json(workspace.checks_file, {}))
-        return bool(news or rebuilt), found
+        return found
 
-    _, sentences = database.write(enter)
+    repairs += database.write(enter)
     retire(workspace, workspace.absent_labels_file, workspace.checks_file)
-    return [*repairs, *sentences]
+    return repairs
 
 
 def retire(workspace: Workspace, *files: Path) -> None:

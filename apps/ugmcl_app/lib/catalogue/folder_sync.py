@@ -17,7 +17,7 @@ from ..checks import TAGS
 from ..pool import Signature
 from . import cases, folder_files, labels
 from .database import Database
-from .label_store import FOUND, LabelRecord
+from .label_store import FOUND, LabelRecord, LabelStore
 from .look import HEADER, VOXELS, CaseLook, FileRow, Looker
 from .schema import ABSENT, ACTIVE, GONE, PRESENT, SET_ASIDE, Case, Label
 
@@ -32,8 +32,8 @@ class FolderSync:
     one a comparison.
     """
 
-    def __init__(self, database: Database, looker: Looker) -> None:
-        self._database, self._looker = database, looker
+    def __init__(self, database: Database, looker: Looker, store: LabelStore) -> None:
+        self._database, self._looker, self._store = database, looker, store
         self.folder = looker.folder
         self._lock = threading.Lock()  # one look of the whole folder at a time
         self._known_lock = threading.Lock()
@@ -207,7 +207,9 @@ class FolderSync:
             return
         extension = file.name.removeprefix(f"labels/{tag}/{look.case_id}")
         if recorded is None or recorded.sha256 not in ("", file.sha256):
-            labels.enter(session, self._found(look.case_id, tag, file, extension))
+            # The case's row is locked: who announced this very label is not entering it now, but was cut off.
+            announced = self._store.announced(look.case_id, tag, file.sha256)
+            labels.enter(session, announced or self._found(look.case_id, tag, file, extension))
             return
         if recorded.extension != extension or recorded.sha256 != file.sha256:
             recorded.extension, recorded.sha256 = extension, file.sha256

@@ -114,6 +114,11 @@ class LabelStore:
         """Announced records that were not settled, oldest first."""
         return sorted(_records(self._pending.glob("*.json")), key=lambda record: record.created_at)
 
+    def announced(self, case_id: str, tag: str, sha256: str) -> LabelRecord | None:
+        """The record of a label that was announced but not settled, by its case, tag and bytes."""
+        wanted = (case_id, tag, sha256)
+        return next((r for r in self.pending() if (r.case_id, r.tag, r.sha256) == wanted), None)
+
     def records(self) -> list[LabelRecord]:
         """All settled records, oldest first; reads the whole store."""
         found = _records(self._folder.glob("[0-9a-z]*/*/*.json"))

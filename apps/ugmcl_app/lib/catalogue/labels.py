@@ -55,8 +55,8 @@ def enter(session: Session, record: LabelRecord, state: str = ACTIVE) -> Label:
 
 
 def enter_history(session: Session, record: LabelRecord, ended_at: float) -> None:
-    """Add a version that is not in effect any more."""
-    row = _row(record, REPLACED, next_number(session, f"labels:{record.tag}"))
+    """Add a version that never was in effect: it has no revision, for what is in effect stays the same."""
+    row = _row(record, REPLACED, stamp=0)
     row.ended_at = ended_at
     session.add(row)
     session.flush()
