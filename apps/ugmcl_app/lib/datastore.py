@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 RESCAN_PERIOD_S = 2.0
 RESCAN_SHARE = 0.05
 """A folder so large that listing it takes long is listed less often: at most this share of the time."""
-START_CHECK_S = 5.0
+START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
-START_OPEN_S = 4.0
+START_OPEN_S = 2.0
 """Seconds a start spends on opening files that are new to the catalogue."""
 BACKGROUND_CHECK_S = 0.3
 """Seconds of that reading in each period, so that training and inference keep the processor."""
