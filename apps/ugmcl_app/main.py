@@ -21,6 +21,7 @@ from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
+from lib.offers import CaseOffers, reader_of
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
 from lib.rounds import RoundQueue
@@ -43,6 +44,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         settings: The parsed `--conf` options.
         workspace: Where this project's state lives.
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
+        offers: Which reader gets which case next.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -83,6 +85,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             allow_empty=self.settings.allow_empty_labels,
             read_only=host_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         return datastore
 
@@ -178,14 +181,28 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The next case to label: `id`, `path`, `score`, `model_version`; empty when none is left."""
+        """The next case to label; empty when every case is labeled.
+
+        Returns:
+            `id`, `path`, `score`, `model_version`, and `lease`: until when (`expires_at`, seconds since 1970)
+            it is the reader's alone, or None.
+        """
         name = request.get("strategy") or DEFAULT_STRATEGY
         strategy = self._strategies.get(name)
         if strategy is None:
             known = ", ".join(self._strategies)
             raise Refusal(404, f"There is no strategy {str(name)[:80]!r} here; available: {known}.")
-        found: dict[str, Any] = strategy(request, self.datastore())
-        return {**found, "path": self.datastore().get_image_uri(found["id"])} if found else {}
+        offer = self.offers.next(reader_of(request), name, strategy.order)
+        if offer is None:
+            return {}
+        score = self.scores.get(offer.id)
+        return {
+            "id": offer.id,
+            "path": self.datastore().get_image_uri(offer.id),
+            "score": score.score if score else None,
+            "model_version": score.model_version if score else None,
+            "lease": None if offer.expires_at is None else {"expires_at": offer.expires_at},
+        }
 
     def uncertainty_map(
         self, image_id: str, version: str | None = None, suffix: str = ".nii.gz"

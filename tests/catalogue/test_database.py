@@ -16,7 +16,7 @@ from lib.catalogue.schema import Base
 from lib.catalogue.upgrade import HEAD
 from lib.workspace import Workspace
 
-DESCENDING = {"ix_cases_by_rank", "ix_jobs_next"}
+DESCENDING = {"ix_cases_by_rank", "ix_cases_by_lease_and_rank", "ix_jobs_next"}
 """Alembic cannot compare these indexes; that they are there is asked of the database itself."""
 
 

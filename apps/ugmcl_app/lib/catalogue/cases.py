@@ -150,3 +150,24 @@ def _shuffled(database: Database) -> Iterator[str]:
 
 def _unlabeled() -> Select[Any]:
     return select(Case.id).where(Case.state == PRESENT, Case.labeled.is_(False))
+
+
+def touch(session: Session, case_id: str, before: float, now: float) -> bool:
+    """Note that a case is given to someone; False if someone else was faster since `before`."""
+    done = session.execute(
+        update(Case)
+        .where(Case.id == case_id, Case.leased_at == before, Case.labeled.is_(False))
+        .values(leased_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(getattr(done, "rowcount", 0))
+
+
+def set_priority(found: Case, priority: int) -> None:
+    """Offer a case earlier (above 0) or later than its score would."""
+    found.priority = priority
+
+
+def assign(found: Case, reader: str | None) -> None:
+    """Offer a case to this reader only, before all others; None: to anyone."""
+    found.assigned_to = reader

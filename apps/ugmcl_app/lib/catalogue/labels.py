@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from . import leases
 from .database import Database, next_number, number
 from .label_store import LabelRecord
 from .schema import ABSENT, ACTIVE, PRESENT, REMOVED, REPLACED, Case, Label
@@ -51,6 +52,8 @@ def enter(session: Session, record: LabelRecord, state: str = ACTIVE) -> Label:
     session.add(label)
     session.flush()
     _follow(session, record.case_id, record.tag, state == ACTIVE)
+    if record.tag == FINAL and state == ACTIVE:
+        leases.end_all(session, record.case_id, leases.SAVED)
     return label
 
 

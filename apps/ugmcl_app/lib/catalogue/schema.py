@@ -111,6 +111,22 @@ class Case(Base):
     __table_args__ = (
         Index("ix_cases_by_rank", "state", "labeled", text("priority DESC"), text("rank_score DESC"), "id"),
         Index("ix_cases_by_id", "state", "labeled", "id"),
+        Index("ix_cases_by_lease", "state", "labeled", "leased_at", "id"),
+        Index(
+            "ix_cases_by_lease_and_rank",
+            "state",
+            "labeled",
+            "leased_at",
+            text("priority DESC"),
+            text("rank_score DESC"),
+            "id",
+        ),
+        Index(
+            "ix_cases_assigned",
+            "assigned_to",
+            sqlite_where=text("assigned_to IS NOT NULL"),
+            postgresql_where=text("assigned_to IS NOT NULL"),
+        ),
     )
 
 

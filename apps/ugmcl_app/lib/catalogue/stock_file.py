@@ -103,7 +103,7 @@ def provenance(info: dict[str, Any]) -> dict[str, str]:
         return next((value for value in values if isinstance(value, str) and value), "")
 
     return {
-        "reader": first("user", "annotator", "client_id"),
+        "reader": first("client_id", "annotator"),
         "tool": first("tool", "model"),
         "model_version": first("model_version"),
         "comment": first("comment"),

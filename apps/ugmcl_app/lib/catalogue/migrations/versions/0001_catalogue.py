@@ -36,6 +36,21 @@ def upgrade() -> None:
         ["state", "labeled", sa.text("priority DESC"), sa.text("rank_score DESC"), "id"],
         unique=False,
     )
+    op.create_index("ix_cases_by_lease", "cases", ["state", "labeled", "leased_at", "id"], unique=False)
+    op.create_index(
+        "ix_cases_by_lease_and_rank",
+        "cases",
+        ["state", "labeled", "leased_at", sa.text("priority DESC"), sa.text("rank_score DESC"), "id"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_cases_assigned",
+        "cases",
+        ["assigned_to"],
+        unique=False,
+        sqlite_where=sa.text("assigned_to IS NOT NULL"),
+        postgresql_where=sa.text("assigned_to IS NOT NULL"),
+    )
     op.create_index("ix_cases_by_id", "cases", ["state", "labeled", "id"], unique=False)
     op.create_table(
         "counters",
