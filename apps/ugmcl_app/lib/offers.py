@@ -222,7 +222,7 @@ class CaseOffers:
 
     def _by_last_lease(self, order: str, free: bool) -> Iterator[tuple[str, float]]:
         """Unlabeled cases, never given out first, then longest ago; equals in the strategy's order."""
-        rows: Select[Any] = select(Case.id, Case.leased_at).where(*_TO_DO)
+        rows: Select[str, float] = select(Case.id, Case.leased_at).where(*_TO_DO)
         if free:
             rows = rows.where(~leases.in_force(time.time()), Case.assigned_to.is_(None))
         if order == "rank":
