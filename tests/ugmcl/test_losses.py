@@ -11,6 +11,7 @@ from ugmcl.losses import (
     cross_task_consistency,
     entropy_loss,
     intra_task_consistency,
+    likeliest_class,
     mixed_loss,
     soft_dice_loss,
     supervised_loss,
@@ -23,6 +24,13 @@ from ugmcl.types import DualTaskOutput
 def voxels(*channels: list[float]) -> torch.Tensor:
     """`(1, C, N, 1, 1)` from one list of N values per channel."""
     return torch.tensor(channels)[None, :, :, None, None]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_likeliest_class_is_the_first_of_the_largest(classes: int) -> None:
+    probs = torch.rand(2, classes, 3, 4, 5)
+    assert torch.equal(likeliest_class(probs), probs.argmax(dim=1))
+    assert likeliest_class(voxels([0.5, 0.2], [0.5, 0.8])).flatten().tolist() == [0, 1]
 
 
 def test_soft_dice_of_two_voxels() -> None:

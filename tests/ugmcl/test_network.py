@@ -6,7 +6,7 @@ import torch
 from tests.ugmcl.toy_scans import tiny_config
 from ugmcl import preset
 from ugmcl.config import NetworkConfig
-from ugmcl.network import DualTaskVNet
+from ugmcl.network import DualTaskVNet, InstanceNorm
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -44,6 +44,50 @@ def test_a_training_pass_is_encoder_then_decoder_under_the_same_masks(norm: str)
     split = network.decode(features, masks)
     assert torch.equal(whole.logits, split.logits)
     assert torch.equal(whole.sdm, split.sdm)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_instance_normalization_is_the_same_function_in_every_layout_with_and_without_gradient(
+    layout: torch.memory_format,
+) -> None:
+    torch.manual_seed(0)
+    norm = InstanceNorm(4, affine=True)
+    torch.nn.init.normal_(norm.weight)
+    image = torch.randn(2, 4, 6, 8, 4).contiguous(memory_format=layout).requires_grad_()
+    weights = torch.randn(2, 4, 6, 8, 4)
+    plain = torch.nn.functional.instance_norm(image, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+    expected = torch.autograd.grad((plain * weights).sum(), [image, norm.weight, norm.bias])
+    ours = norm(image)
+    assert torch.allclose(ours, plain, atol=1e-5)
+    for got, wanted in zip(
+        torch.autograd.grad((ours * weights).sum(), [image, norm.weight, norm.bias]), expected, strict=True
+    ):
+        assert torch.allclose(got, wanted, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(norm(image), plain, atol=1e-5)
+
+
+def test_both_heads_are_their_own_convolutions_of_the_same_features() -> None:
+    torch.manual_seed(0)
+    network = DualTaskVNet(tiny_config(2).network).eval()
+    seen: list[torch.Tensor] = []
+    network.decoder[0].register_forward_hook(lambda *given: seen.append(given[2]))
+    output = network(torch.randn(1, 1, 16, 16, 16))
+    assert torch.allclose(output.logits, network.segmentation_head(seen[0]), atol=1e-6)
+    assert torch.allclose(output.sdm, torch.tanh(network.sdm_head(seen[0])), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+def test_a_batch_decoded_sample_by_sample_equals_the_batch_decoded_at_once(norm: str) -> None:
+    torch.manual_seed(0)
+    network = DualTaskVNet(tiny_config(network={"norm": norm}).network).eval()
+    image = torch.randn(3, 1, 16, 16, 16)
+    masks = network.sample_masks(3, torch.zeros(1), torch.Generator().manual_seed(1))
+    at_once = network.decode(network.encode(image), masks)  # with a gradient, so as one batch
+    with torch.no_grad():
+        one_by_one = network.decode(network.encode(image), masks)
+    assert torch.allclose(at_once.logits, one_by_one.logits, atol=1e-5)
+    assert torch.allclose(at_once.sdm, one_by_one.sdm, atol=1e-5)
 
 
 def test_an_evaluation_pass_draws_nothing() -> None:

@@ -12,10 +12,10 @@ from ugmcl.precision import Precision, choose_precision, resolve_device
 def test_the_probe_takes_the_faster_format_and_says_what_it_measured() -> None:
     chosen = choose_precision(tiny_config(), "cpu", repeats=1)
     assert chosen.device == "cpu"
-    assert set(chosen.measured_ms) == {"fp32", "bf16"}
+    assert set(chosen.measured_ms) == {"fp32", "bf16", "bf16_channels_last"}
     assert all(value > 0 for value in chosen.measured_ms.values())
-    assert chosen.measured_ms[chosen.name] == min(chosen.measured_ms.values())
-    assert chosen.channels_last == (chosen.name == "bf16")
+    fastest = chosen.name + "_channels_last" * chosen.channels_last
+    assert chosen.measured_ms[fastest] == min(chosen.measured_ms.values())
     assert Precision(**chosen.to_dict()) == chosen
 
 
@@ -38,6 +38,12 @@ def test_the_probe_measures_shallow_and_deep_networks(levels: int) -> None:
         preprocess={"patch": (2 * stride if stride > 4 else 16, max(stride, 16), max(stride, 16))},
     )
     assert choose_precision(config, "cpu", repeats=1).measured_ms["fp32"] > 0
+
+
+def test_inference_keeps_the_number_format_and_arranges_half_formats_channels_last() -> None:
+    trained = Precision("bf16", "cpu", False, {"bf16": 3.0})
+    assert trained.for_inference() == Precision("bf16", "cpu", True, {"bf16": 3.0})
+    assert Precision("fp32", "cpu", False).for_inference() == Precision("fp32", "cpu", False)
 
 
 def test_devices() -> None:

@@ -37,7 +37,7 @@ from .inference import window_channels
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision, resolve_device
 from .provenance import provenance
-from .published_layout import naive_inference
+from .published_layout import naive_inference, with_torch_norms
 
 TARGETS = {
     "train_step_ratio": 4.0,
@@ -132,8 +132,8 @@ def inference(
         precision: Of our side; `None` for float32 as on the other side, where outputs must then be equal.
     """
     torch.manual_seed(0)
-    plain = DualTaskVNet(config.network).to(device).eval()
-    shared_precision = precision or Precision("fp32", device)
+    plain = with_torch_norms(DualTaskVNet(config.network)).to(device).eval()
+    shared_precision = (precision or Precision("fp32", device)).for_inference()
     network = DualTaskVNet(config.network)
     network.load_state_dict(plain.state_dict())
     network = shared_precision.place(network).eval()

@@ -142,7 +142,7 @@ def exact_pair(config: Config, device: str) -> tuple[Step, Step]:
     loaded = [load_ellipsoid(case) for case in cases]
     images = torch.stack([torch.from_numpy(volume.array.astype(np.float32))[None] for volume, _ in loaded])
     labels = torch.stack([torch.from_numpy(label).long() for _, label in loaded if label is not None])
-    ours, theirs = start_published(config, device), start_published(config, device)
+    ours, theirs = start_published(config, device, plain=False), start_published(config, device)
     ours.step = theirs.step = train.steps // 2  # the middle of the ramps, where every term counts
     sdm = distance_targets(labels, config.network.classes).to(device)
     teacher = MeanTeacher(ours.student, train.ema_decay, buffers="published")

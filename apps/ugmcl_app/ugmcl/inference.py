@@ -112,7 +112,7 @@ class Predictor:
         """Load the network; `measures` are those of `InferConfig.measure`, the configured one if empty."""
         self.config = checkpoint.config
         self.measures = tuple(measures) or (self.config.infer.measure,)
-        self.precision = precision or choose_precision(self.config, device)
+        self.precision = (precision or choose_precision(self.config, device)).for_inference()
         self._network = self.precision.place(checkpoint.build())
         self._window_batch = self.config.infer.window_batch
         self._lock = threading.Lock()
@@ -193,7 +193,7 @@ class Predictor:
                     logger.warning("Out of GPU memory; trying windows in batches of %d.", self._window_batch)
                     continue
                 logger.warning("Out of GPU memory with one window; this model continues on the CPU.")
-                self.precision = choose_precision(self.config, "cpu")
+                self.precision = choose_precision(self.config, "cpu").for_inference()
                 self._network = self.precision.place(self._network)
 
     @torch.inference_mode()  # not around `_blend`: the probe it may need on the CPU takes gradients

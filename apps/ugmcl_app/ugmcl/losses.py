@@ -139,6 +139,19 @@ def consistency_terms(
     return intra, cross
 
 
+def likeliest_class(probs: Tensor) -> Tensor:
+    """Index of the largest of class probabilities `(B, C, H, W, D)`, as `(B, H, W, D)` int64.
+
+    `argmax` over a dimension that is not the last takes 20 times as long on a CPU [M].
+    """
+    index = torch.zeros_like(probs[:, 0], dtype=torch.long)
+    largest = probs[:, 0]
+    for value in range(1, probs.shape[1]):
+        index = torch.where(probs[:, value] > largest, value, index)
+        largest = torch.maximum(largest, probs[:, value])
+    return index
+
+
 def entropy_loss(logits: Tensor) -> Tensor:
     """Mean entropy of class scores `(B, C, H, W, D)` over its maximum ln C, in [0, 1].
 
@@ -167,7 +180,7 @@ def mixed_loss(
     Source: bidirectional copy-paste (Bai et al. 2023), with certainty weights for its largest component.
     """
     logits = output.logits.float()
-    hard = target_probs.argmax(dim=1)
+    hard = likeliest_class(target_probs)
     entropy = weighted_mean(F.cross_entropy(logits, hard, reduction="none")[:, None], weights)
     one_hot = F.one_hot(hard, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     loss = entropy + soft_dice_loss(logits.softmax(dim=1), one_hot, weights)

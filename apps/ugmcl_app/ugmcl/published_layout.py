@@ -4,8 +4,9 @@ Built from the description of that layout, not from its code: the student on 2 +
 of its own for the target; T Monte Carlo passes as T/2 whole passes of the batch repeated twice, encoder
 included; their scores stored in one buffer, then softmax, then the mean; signed distance maps by a Euclidean
 distance transform of each labeled crop, on the CPU in the main thread at every step; float32 in the default
-memory layout; the teacher's average as a loop over parameters; three losses read back at every step. Reading
-volumes from disk and restarting the loader at every epoch are left out, which favors this side.
+memory layout; torch's own normalization layers and a convolution for each head; the teacher's average as a
+loop over parameters; three losses read back at every step. Reading volumes from disk and restarting the
+loader at every epoch are left out, which favors this side.
 
 The losses are those of `losses`, so that a faster layout can be shown to compute the same numbers.
 """
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import Config
 from .distance import published_signed_distance_map, sdm_to_probability
 from .losses import consistency_terms, supervised_loss, total_loss
-from .network import DropoutMasks, DualTaskVNet
+from .network import DropoutMasks, DualTaskVNet, InstanceNorm
 from .schedules import certainty_threshold, gaussian_rampup
 from .types import DualTaskOutput
 from .uncertainty import certainty_weights, normalized_entropy
@@ -51,10 +52,11 @@ class PublishedRun:
     step: int = 0
 
 
-def start_published(config: Config, device: str = "cpu", seed: int = 0) -> PublishedRun:
-    """A fresh loop; `seed` fixes weights and masks."""
+def start_published(config: Config, device: str = "cpu", seed: int = 0, plain: bool = True) -> PublishedRun:
+    """A fresh loop; `seed` fixes weights and masks; not `plain`, it has our normalization layers."""
     torch.manual_seed(seed)
-    student = DualTaskVNet(config.network).to(device).train()
+    network = DualTaskVNet(config.network)
+    student = (with_torch_norms(network) if plain else network).to(device).train()
     teacher = copy.deepcopy(student)
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
@@ -107,8 +109,28 @@ def distance_targets(label: Tensor, classes: int) -> Tensor:
 
 
 def full_pass(network: DualTaskVNet, image: Tensor, masks: DropoutMasks | None) -> DualTaskOutput:
-    """Encoder and decoder on `(B, 1, H, W, D)`, nothing shared with any other pass."""
-    return network.decode(network.encode(image), masks)
+    """Encoder, decoder and both heads on `(B, 1, H, W, D)`: nothing shared, each layer on the whole batch."""
+    features = network.encode(image)
+    h = features.bottleneck if masks is None else features.bottleneck * masks.bottleneck
+    for level in range(len(network.up) - 1, -1, -1):
+        h = network.decoder[level](network.up[level](h) + features.skips[level])
+    h = h if masks is None else h * masks.head
+    logits = network.segmentation_head(h)
+    raw = network.sdm_head(h) if network.config.sdm_head == "separate" else logits[:, 1:]
+    return DualTaskOutput(logits, torch.tanh(raw))
+
+
+def with_torch_norms(network: DualTaskVNet) -> DualTaskVNet:
+    """The network with torch's own instance normalization, of the same values, in place of our faster one."""
+    for block in network.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for index, layer in enumerate(block):
+            if isinstance(layer, InstanceNorm):
+                plain = nn.InstanceNorm3d(layer.num_features, layer.eps, affine=True)
+                plain.weight, plain.bias = layer.weight, layer.bias
+                block[index] = plain
+    return network
 
 
 def monte_carlo_mean(run: PublishedRun, image: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ def train_step(run: TrainingState, sampler: TwoStreamSampler) -> LossTerms:
     if config.train.perturbation == "strong":
         images = strong_intensity(images, run.generator)
     with run.precision.autocast():
-        output = run.student(run.precision.arrange(images), run.generator)
+        arranged = run.precision.arrange(images)
+        output = run.student(arranged, run.generator, distances=config.learns_distances)
     terms = _loss(run, output, batch, targets, 0 if shared else len(batch.image), ramp)
     _descend(run, terms.total)
     return terms

@@ -18,9 +18,9 @@ BAND_NAMES = ("low", "medium", "high")
 BAND_EDGES = (0.1, 0.4, 0.7)
 """Lower edges of the bands; below the first a voxel is background. 0.4 is a binary mean of about 0.08/0.92.
 """
-COARSE_PASSES = 4
-"""Dropout passes that share a batch at the coarse levels [M]: enough for fast convolutions of small maps, and
-half the memory of one full map in the default network."""
+COARSE_BATCH = 4
+"""Samples, of several dropout passes, in one batch at the coarse levels on a CPU [M]: enough for fast
+convolutions of small maps; four of them at half the resolution are as large as one full map."""
 
 
 class StochasticPasses(NamedTuple):
@@ -92,21 +92,24 @@ def _passes(
 ) -> Iterator[tuple[Tensor, ...]]:
     """The heads' outputs of one dropout pass after the other.
 
-    The small, coarse maps of up to `COARSE_PASSES` passes go through the decoder as one batch; the finest
-    level, as large as the image, runs pass by pass. Passes of a network whose batch statistics mix the
-    samples of a batch stay apart.
+    The small, coarse maps of several passes go through the decoder as one batch; the finest level, as large
+    as the image, runs pass by pass. Passes of a network whose statistics mix the samples of a batch stay
+    apart.
     """
     batch = len(features.bottleneck)
-    apart = network.config.norm == "batch" and network.training
-    for first in range(0, samples, 1 if apart else COARSE_PASSES):
-        count = min(1 if apart else COARSE_PASSES, samples - first)
+    together = samples if features.bottleneck.is_cuda else max(1, COARSE_BATCH // batch)
+    if network.config.norm == "batch" and network.training:
+        together = 1
+    for first in range(0, samples, together):
+        count = min(together, samples - first)
         masks = [network.sample_masks(batch, features.bottleneck, generator) for _ in range(count)]
         repeated = [torch.cat([skip] * count) for skip in features.skips[1:]]  # keeps the memory layout
         wide = Features([features.skips[0], *repeated], torch.cat([features.bottleneck] * count))
         coarse = network.decode_coarse(
             wide, DropoutMasks(*(torch.cat(mask) for mask in zip(*masks, strict=True)))
         )
-        for piece, drawn in zip(coarse.split(batch), masks, strict=True):
+        for index, drawn in enumerate(masks):
+            piece = coarse[index * batch : (index + 1) * batch]
             yield network.decode_finest(piece, features.skips[0], drawn, distances)
 
 
