@@ -50,7 +50,7 @@ class ScoreBoard:
 
     def get(self, image_id: str) -> Score | None:
         """The latest score of a case, or None."""
-        return self._latest([image_id]).get(image_id)
+        return self.latest([image_id]).get(image_id)
 
     def best(self, image_ids: Iterable[str], version: str | None = None) -> Score | None:
         """The case that a model is least sure of.
@@ -63,7 +63,7 @@ class ScoreBoard:
         Returns:
             The score of that case, ties broken by id; None if no candidate has a score.
         """
-        known = list(self._latest(list(image_ids)).values())
+        known = list(self.latest(list(image_ids)).values())
         current = [score for score in known if score.model_version == version]
         return min(current or known, key=lambda score: (-score.score, score.id), default=None)
 
@@ -79,7 +79,8 @@ class ScoreBoard:
             scored = {str(case_id): str(scan) for case_id, scan in session.execute(rows)}
         return [i for i, scan in scans.items() if i not in scored or scored[i] not in ("", scan)]
 
-    def _latest(self, image_ids: list[str]) -> dict[str, Score]:
+    def latest(self, image_ids: list[str]) -> dict[str, Score]:
+        """The latest score of each case that has one, by id."""
         found = {}
         with self._database.read() as session:
             for start in range(0, len(image_ids), _BATCH):
@@ -99,7 +100,7 @@ class ScoreBoard:
             Score(i, float(entry["score"]), str(entry["model_version"]), str(entry.get("scan", "")))
             for i, entry in stored.items()
         ]
-        known = self._latest([score.id for score in scores])
+        known = self.latest([score.id for score in scores])
         self._database.write(lambda session: _enter(session, [s for s in scores if s.id not in known]))
         retire(workspace, workspace.scores_file)
 

@@ -95,6 +95,12 @@ def ids(session: Session, labeled: bool | None = None) -> list[str]:
     return list(session.scalars(rows if labeled is None else rows.where(Case.labeled == labeled)))
 
 
+def files(session: Session) -> list[tuple[str, str]]:
+    """Id and file name of every case served now, by id."""
+    rows = select(Case.id, Case.file).where(Case.state == PRESENT).order_by(Case.id)
+    return [(case_id, file) for case_id, file in session.execute(rows)]
+
+
 def count(session: Session, labeled: bool | None = None) -> int:
     """How many `ids` there are."""
     rows = select(func.count()).select_from(Case).where(Case.state == PRESENT)
