@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings as host_settings
 from monailabel.interfaces.app import MONAILabelApp
 
 import lib.host
@@ -83,7 +82,6 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
-            read_only=host_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)

@@ -62,6 +62,22 @@ def test_another_kind_of_database_is_refused_naming_the_allowed_ones() -> None:
         Database("mysql://host/name")
 
 
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("heart", "--conf database is not a URL; allowed is postgresql://user@host/name"),
+        (
+            "postgresql://ann:secret@127.0.0.1:1/heart",
+            r"ann:\*\*\*@127.0.0.1:1/heart cannot be used .* Start it",
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_a_sentence_without_the_password(url: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as refused:
+        Database(url)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     def fail(session: object) -> None:
         facts.put(session, "project", {"name": "half"})  # type: ignore[arg-type]

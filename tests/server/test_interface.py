@@ -188,6 +188,13 @@ def test_every_strategy_offers_an_unlabeled_case(server: Server, strategy: str) 
     assert {"score", "model_version", "path", "ts"} <= set(answer)
 
 
+def test_the_history_of_a_label_is_told(server: Server) -> None:
+    [version] = server.get(f"/datastore/label/history?label={server.cases[0]}").json()["versions"]
+    assert (version["state"], version["source"]) == ("active", "submitted")
+    assert version["sha256"] == version["info"]["sha256"]
+    assert server.get("/datastore/label/history?label=nobody").status_code == 404
+
+
 def test_readers_get_cases_of_their_own_until_they_give_them_back(server: Server) -> None:
     def ask(reader: str) -> Any:
         return server.post("/activelearning/most_uncertain", json={"client_id": reader}).json()

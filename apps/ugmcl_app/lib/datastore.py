@@ -64,13 +64,11 @@ class FolderDatastore(FolderView):
         workspace: Workspace,
         labels: Mapping[str, int],
         allow_empty: bool = False,
-        read_only: bool = False,
         start_check_s: float = START_CHECK_S,
     ) -> None:
         self.on_labels_changed: list[Callable[[], None]] = []
         self.allow_empty = allow_empty
         self._workspace = workspace
-        self._read_only = read_only
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._heard = 0  # the revision of the final labels that listeners know

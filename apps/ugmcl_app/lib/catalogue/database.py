@@ -13,13 +13,14 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from .schema import Base, Counter
@@ -47,7 +48,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
+        parsed = _parsed(url)
         if parsed.get_backend_name() not in _DRIVERS:
             raise ValueError(
                 f"The database {parsed.render_as_string()} is of the kind {parsed.get_backend_name()!r}; "
@@ -64,6 +65,13 @@ class Database:
         self._writer = self._engine.execution_options(writes=True)
         try:
             upgrade(self._writer)
+        except OperationalError as error:
+            self.close()
+            why = str(error.orig).strip().splitlines()[0]
+            raise ValueError(
+                f"The catalogue's database {parsed.render_as_string()} cannot be used ({why}). Start it, "
+                "correct --conf database, or leave that out to use a file in the workspace."
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -142,13 +150,27 @@ def _insert(session: Session) -> Any:
     return sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
 
 
-def _engine(url: Any) -> Engine:
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise ValueError(
+            "--conf database is not a URL; allowed is postgresql://user@host/name, or nothing for a file in "
+            "the workspace."
+        ) from None
+
+
+def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
         engine = create_engine(url, connect_args=arguments, pool_size=8, max_overflow=40)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if find_spec("psycopg") is None:
+        raise ValueError(
+            "A PostgreSQL database needs its driver; install it with: pip install 'ugmcl-assist[postgresql]'."
+        )
     # pre_ping: the database may have restarted since the connection was last used.
     return create_engine(url, pool_size=8, max_overflow=40, pool_pre_ping=True)
 
