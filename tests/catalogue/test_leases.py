@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time as real_time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        real_time.sleep(seconds)
 
     def time(self) -> float:
         self.now += 1e-3

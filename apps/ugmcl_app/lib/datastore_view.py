@@ -62,14 +62,13 @@ class FolderView(Datastore):  # type: ignore[misc]
                 "total": cases.count(session),
                 "completed": counts.get(FINAL, 0),
                 "label_tags": {tag: counts[tag] for tag in TAGS if tag in counts},
-                "quarantined": self.quarantined(),
+                "quarantined": _listed(folder_files.set_aside(session)),
             }
 
     def quarantined(self) -> list[dict[str, str]]:
         """Files set aside, `{"file", "reason"}`, by name; they stay where they are."""
         with self._database.read() as session:
-            reasons = folder_files.set_aside(session)
-        return [{"file": printable(name), "reason": printable(reason)} for name, reason in reasons.items()]
+            return _listed(folder_files.set_aside(session))
 
     def json(self) -> dict[str, Any]:
         with self._database.read() as session:
@@ -231,6 +230,10 @@ class FolderView(Datastore):  # type: ignore[misc]
 
     def _label_path(self, image_id: str, tag: Any, extension: str) -> Path:
         return self._label_folder(tag) / (image_id + extension)
+
+
+def _listed(reasons: dict[str, str]) -> list[dict[str, str]]:
+    return [{"file": printable(name), "reason": printable(reason)} for name, reason in reasons.items()]
 
 
 def _tag(tag: Any) -> str:

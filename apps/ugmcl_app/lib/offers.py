@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -144,40 +144,52 @@ class CaseOffers:
         return offer if offer is None or self._datastore.is_usable(offer.id) else self._again(reader)
 
     def _lease_one(self, reader: str, strategy: str, order: str) -> Offer | None:
-        candidates = itertools.chain(self._assigned(reader), self._datastore.unlabeled_in_order(order))
-        while page := list(itertools.islice(candidates, _PAGE)):
-            for case_id in self._free(page, reader):
-                if not self._datastore.is_usable(case_id):
-                    continue
-                try:
-                    offer = self._database.write(lambda s, i=case_id: self._grant(s, i, reader, strategy))  # type: ignore[misc]
-                except IntegrityError:  # another request of the same reader was faster
-                    return self._again(reader)
-                if offer is not None:
-                    return offer
-        return None
+        """A free case of the reader's own, chosen and leased in one transaction; None if there is none."""
+        while True:
+            chances = self._chances(order)
+            try:
+                found = self._database.write(lambda s: self._grant_first(s, reader, strategy, order, chances))  # noqa: B023
+            except IntegrityError:  # another request of the same reader was faster
+                return self._again(reader)
+            if found is None:
+                return None
+            if found.expires_at is None:
+                time.sleep(0.005)  # taken while it was looked for
+                continue
+            # The first time a scan is given to anyone, all of it is read: an unusable one is set aside.
+            if self._datastore.is_usable(found.id):
+                return found
+            self._again(reader)  # ends the lease
 
-    def _grant(self, session: Session, case_id: str, reader: str, strategy: str) -> Offer | None:
-        case, now = cases.lock(session, [case_id]).get(case_id), time.time()
-        lease = leases.grant(session, case, reader, strategy, now, self._lease_s) if case else None
-        if case is None or lease is None:
-            return None
-        cases.touch(session, case_id, case.leased_at, now)
-        return Offer(case_id, lease.expires_at)
+    def _chances(self, order: str) -> list[str]:
+        """For the order `random`: some cases to try first."""
+        return (
+            list(itertools.islice(self._datastore.unlabeled_in_order(order), 3)) if order == "random" else []
+        )
 
-    def _assigned(self, reader: str) -> list[str]:
-        rows = select(Case.id).where(Case.assigned_to == reader, *_TO_DO)
-        with self._database.read() as session:
-            return list(session.scalars(rows.order_by(Case.priority.desc(), Case.rank_score.desc(), Case.id)))
-
-    def _free(self, case_ids: list[str], reader: str) -> list[str]:
-        """Of some cases, those that this reader may be given, in the same order."""
-        with self._database.read() as session:
-            taken = {lease.case_id for lease in leases.open_leases(session, time.time(), case_ids)}
-            taken |= leases.skipped_by(session, reader, case_ids)
-            others = (Case.id.in_(case_ids), Case.assigned_to.is_not(None), Case.assigned_to != reader)
-            taken |= set(session.scalars(select(Case.id).where(*others)))
-        return [case_id for case_id in case_ids if case_id not in taken]
+    def _grant_first(
+        self, session: Session, reader: str, strategy: str, order: str, chances: list[str]
+    ) -> Offer | None:
+        now = time.time()
+        mine = select(Case).where(*_TO_DO, ~leases.in_force(now), ~leases.skipped(reader))
+        free = mine.where(Case.assigned_to.is_(None))
+        by_rank = (Case.priority.desc(), Case.rank_score.desc(), Case.id)
+        tries = [
+            mine.where(Case.assigned_to == reader).order_by(*by_rank),
+            *(free.where(Case.id == case_id) for case_id in chances),
+            free.order_by(*by_rank) if order == "rank" else free.order_by(Case.id),
+        ]
+        for rows in tries:
+            case = session.scalar(rows.limit(1).with_for_update(skip_locked=True, of=Case))
+            if case is not None:
+                lease = leases.grant(session, case, reader, strategy, now, self._lease_s)
+                if lease is None:
+                    return Offer(case.id, None)
+                cases.touch(session, case.id, case.leased_at, now)
+                return Offer(case.id, lease.expires_at)
+        # None, or one that another transaction had locked just then, and that may turn out to be free.
+        missed = session.scalar(mine.where(_for_anyone_or(reader)).limit(1))
+        return None if missed is None else Offer(missed.id, None)
 
     def _shared(self, reader: str) -> Offer | None:
         """Everything that is left is in work, assigned or skipped: the case given out longest ago, to share;
@@ -253,3 +265,7 @@ class CaseOffers:
 
 
 _TO_DO = (Case.state == PRESENT, Case.labeled.is_(False))
+
+
+def _for_anyone_or(reader: str) -> ColumnElement[bool]:
+    return or_(Case.assigned_to.is_(None), Case.assigned_to == reader)

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -57,6 +58,9 @@ class Database:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.repairs: list[str] = []
+        # SQLite has one writer at a time, and those that wait look again now and then: the threads of this
+        # process queue up here instead, and each is next when its turn comes.
+        self._turn = threading.Lock()
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +96,14 @@ class Database:
 
         Args:
             work: May run several times, each time on a fresh session; whatever it does outside the database
-                must bear that.
+                must bear that. It must not call `write`.
         """
         deadline = time.monotonic() + WRITE_PATIENCE_S
         pause_s = 0.01
         while True:
+            turn = self._turn if self.is_sqlite else contextlib.nullcontext()
             try:
-                with Session(self._writer, expire_on_commit=False) as session, session.begin():
+                with turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except (OperationalError, DBAPIError) as error:
                 if not _passes(error) or time.monotonic() > deadline:
@@ -172,7 +177,8 @@ def _engine(url: URL) -> Engine:
             "A PostgreSQL database needs its driver; install it with: pip install 'ugmcl-assist[postgresql]'."
         )
     # pre_ping: the database may have restarted since the connection was last used.
-    return create_engine(url, pool_size=8, max_overflow=40, pool_pre_ping=True)
+    # 100 connections, its default, are enough for four servers.
+    return create_engine(url, pool_size=5, max_overflow=15, pool_pre_ping=True)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -38,6 +38,12 @@ def in_force(now: float) -> ColumnElement[bool]:
     return leased.exists()
 
 
+def skipped(reader: str) -> ColumnElement[bool]:
+    """Whether a reader has skipped a case (a row of `cases`), as part of a query."""
+    where = (Lease.reader == reader, Lease.case_id == Case.id, Lease.end == SKIPPED)
+    return select(Lease.id).where(*where).exists()
+
+
 def skipped_by(session: Session, reader: str, case_ids: Iterable[str]) -> set[str]:
     """Of some cases, those that a reader has skipped."""
     where = (Lease.reader == reader, Lease.case_id.in_(list(case_ids)), Lease.end == SKIPPED)
