@@ -26,7 +26,7 @@ AFFINE = phantom(0)[2]  # of every phantom
 CASE = "case_03"
 OPTIONS = ("--conf", "min_labels", "50", "--max-body-mib", "2")
 # What the server writes on its own account: its log, and the scores of the pool in the background.
-OWN_FILES = re.compile(r"server-output\.txt|\.ugmcl/(logs/.*|scores\.json|training/score\.json|checks\.json)")
+OWN_FILES = re.compile(r"server-output\.txt|\.ugmcl/(logs/.*|training/score\.json|catalogue\.db.*)")
 
 
 @pytest.fixture(scope="module")
