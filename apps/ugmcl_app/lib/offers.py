@@ -174,8 +174,10 @@ class CaseOffers:
         mine = select(Case).where(*_TO_DO, ~leases.in_force(now), ~leases.skipped(reader))
         free = mine.where(Case.assigned_to.is_(None))
         by_rank = (Case.priority.desc(), Case.rank_score.desc(), Case.id)
+        # Asked for by itself: as a condition below, SQLite would walk through every case by rank.
+        own = list(session.scalars(select(Case.id).where(Case.assigned_to == reader)))
         tries = [
-            mine.where(Case.assigned_to == reader).order_by(*by_rank),
+            *([mine.where(Case.id.in_(own)).order_by(*by_rank)] if own else []),
             *(free.where(Case.id == case_id) for case_id in chances),
             free.order_by(*by_rank) if order == "rank" else free.order_by(Case.id),
         ]
