@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt buildtools/pth_backend.py apps/ugmcl_ap
 	@echo "Setting up $(VENV): 4 GB or more, a few minutes on the first run."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) setuptools torch numpy
-	SAM2_BUILD_CUDA=0 $(PIP_INSTALL) --use-pep517 --no-build-isolation -e '.[dev,dicom,experiment]'
+	SAM2_BUILD_CUDA=0 $(PIP_INSTALL) --use-pep517 --no-build-isolation -e '.[dev,dicom,experiment,postgresql]'
 	@touch $@
 
 # Without STUDIES: the generated cohort, made once and kept with its labels and models until `make clean`.

@@ -88,6 +88,7 @@ def _include_routes(app: FastAPI) -> None:
         datastore,
         health,
         infer,
+        leases,
         models,
         rounds,
         session,
@@ -96,7 +97,18 @@ def _include_routes(app: FastAPI) -> None:
     )
     from server.stock_routes import stock_routers
 
-    for module in (health, rounds, models, infer, uncertainty, activelearning, train, datastore, session):
+    for module in (
+        health,
+        rounds,
+        models,
+        infer,
+        uncertainty,
+        activelearning,
+        leases,
+        train,
+        datastore,
+        session,
+    ):
         app.include_router(module.router)
     for router in stock_routers():
         app.include_router(router)

@@ -24,7 +24,7 @@ def running_app() -> Any:
 
 def known_image(app: Any, image: str) -> str:
     """Return the image id; 400 if it is unsafe, 404 if the datastore does not serve it."""
-    if safe_name(image, "image") not in app.datastore().list_images():
+    if not app.datastore().has_image(safe_name(image, "image")):
         app.datastore().get_image_info(
             image
         )  # our datastore refuses with the reason, such as a file set aside

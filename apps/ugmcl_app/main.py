@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings as host_settings
 from monailabel.interfaces.app import MONAILabelApp
 
 import lib.host
@@ -21,6 +20,7 @@ from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
+from lib.offers import CaseOffers, reader_of
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
 from lib.rounds import RoundQueue
@@ -43,6 +43,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         settings: The parsed `--conf` options.
         workspace: Where this project's state lives.
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
+        offers: Which reader gets which case next.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -52,7 +53,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         for name in _TALKATIVE:
             logging.getLogger(f"monailabel.{name}").setLevel(logging.WARNING)
         self._require_folder(studies)
-        self.workspace = Workspace.of(studies, self.settings.workspace)
+        self.workspace = Workspace.of(studies, self.settings.workspace, self.settings.database)
         self.registry = ModelRegistry(self.workspace)
         self.workspace.bind(studies, self.settings.labels, in_use=bool(self.registry.list()))
         self.scores = ScoreBoard(self.workspace)
@@ -81,8 +82,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
-            read_only=host_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         return datastore
 
@@ -120,6 +121,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
+        self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether requests can be taken, and why not; needs no model."""
@@ -130,13 +132,14 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         return True, "ready"
 
     def info(self) -> dict[str, Any]:
-        """The host's information for viewers, plus `model_version` and `precision`."""
+        """The host's information for viewers, plus `model_version`, `precision`, and what was mended."""
         precision = self.model.precision
         return {
             **super().info(),
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
+            "repairs": self.datastore().repairs,
         }
 
     # --- requests
@@ -176,14 +179,28 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The next case to label: `id`, `path`, `score`, `model_version`; empty when none is left."""
+        """The next case to label; empty when every case is labeled.
+
+        Returns:
+            `id`, `path`, `score`, `model_version`, and `lease`: until when (`expires_at`, seconds since 1970)
+            it is the reader's alone, or None.
+        """
         name = request.get("strategy") or DEFAULT_STRATEGY
         strategy = self._strategies.get(name)
         if strategy is None:
             known = ", ".join(self._strategies)
             raise Refusal(404, f"There is no strategy {str(name)[:80]!r} here; available: {known}.")
-        found: dict[str, Any] = strategy(request, self.datastore())
-        return {**found, "path": self.datastore().get_image_uri(found["id"])} if found else {}
+        offer = self.offers.next(reader_of(request), name, strategy.order)
+        if offer is None:
+            return {}
+        score = self.scores.get(offer.id)
+        return {
+            "id": offer.id,
+            "path": self.datastore().get_image_uri(offer.id),
+            "score": score.score if score else None,
+            "model_version": score.model_version if score else None,
+            "lease": None if offer.expires_at is None else {"expires_at": offer.expires_at},
+        }
 
     def uncertainty_map(
         self, image_id: str, version: str | None = None, suffix: str = ".nii.gz"

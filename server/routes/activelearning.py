@@ -19,6 +19,7 @@ _EXAMPLE = {
     "path": "/scans/case_07.nii.gz",
     "score": 0.42,
     "model_version": "v0001-3fa1c2",
+    "lease": {"expires_at": 1769855490.0},
     "ts": 1769851890,
     "name": "case_07.nii.gz",
 }
@@ -27,7 +28,7 @@ _UNKNOWN = {"detail": "There is no strategy 'best' here; available: first, most_
 
 @router.post(
     "/{strategy}",
-    summary="The next case to label by this strategy; {} when none is left",
+    summary="The next case to label by this strategy, leased to this client_id; {} when all are labeled",
     responses={
         200: {"content": {"application/json": {"example": _EXAMPLE}}},
         404: {"description": "Unknown strategy", "content": {"application/json": {"example": _UNKNOWN}}},

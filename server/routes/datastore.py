@@ -159,6 +159,12 @@ def label_info(label: ImageId, tag: Tag) -> Any:
     return running_app().datastore().get_label_info(label, tag)
 
 
+@router.get("/label/history", summary="Every version of a label: who, when, with what, and what became of it")
+def label_history(label: ImageId, tag: Tag = "final") -> dict[str, Any]:
+    app = running_app()
+    return {"versions": app.datastore().label_history(known_image(app, label), safe_tag(tag))}
+
+
 @router.put("/updatelabelinfo", include_in_schema=False)
 def update_label_info_old(label: ImageId, tag: Tag, params: JsonForm = "{}") -> Any:
     return update_label_info(label, tag, params)

@@ -91,6 +91,9 @@ class Studies:
     def list_images(self) -> list[str]:
         return sorted(path.name[:-7] for path in self.folder.glob("*.nii.gz"))
 
+    def image_files(self) -> dict[str, str]:
+        return {image_id: self.get_image_uri(image_id) for image_id in self.list_images()}
+
     def get_image_uri(self, image_id: str) -> str:
         return str(self.folder / f"{image_id}.nii.gz")
 

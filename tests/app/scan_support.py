@@ -110,5 +110,5 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "checks.json")
+        if path.is_file() and not path.name.startswith("catalogue.db")
     }

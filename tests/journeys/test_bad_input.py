@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ AFFINE = phantom(0)[2]  # of every phantom
 CASE = "case_03"
 OPTIONS = ("--conf", "min_labels", "50", "--max-body-mib", "2")
 # What the server writes on its own account: its log, and the scores of the pool in the background.
-OWN_FILES = re.compile(r"server-output\.txt|\.ugmcl/(logs/.*|scores\.json|training/score\.json|checks\.json)")
+OWN_FILES = re.compile(r"server-output\.txt|\.ugmcl/(logs/.*|training/score\.json|catalogue\.db.*)")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     add_models(project.studies, 2)
     project.put_label(project.ids[0])
     with serving(project, *OPTIONS) as running:
+        deadline = time.monotonic() + 60
+        # The label that was laid into the folder gets its kept copy in the background.
+        while not list(project.studies.glob(".ugmcl/labels/*/*/*.json")):
+            assert time.monotonic() < deadline, "the label of the folder was not copied into the store"
+            time.sleep(0.2)
         yield running
 
 

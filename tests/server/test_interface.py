@@ -188,6 +188,43 @@ def test_every_strategy_offers_an_unlabeled_case(server: Server, strategy: str) 
     assert {"score", "model_version", "path", "ts"} <= set(answer)
 
 
+def test_the_history_of_a_label_is_told(server: Server) -> None:
+    [version] = server.get(f"/datastore/label/history?label={server.cases[0]}").json()["versions"]
+    assert (version["state"], version["source"]) == ("active", "submitted")
+    assert version["sha256"] == version["info"]["sha256"]
+    assert server.get("/datastore/label/history?label=nobody").status_code == 404
+
+
+def test_readers_get_cases_of_their_own_until_they_give_them_back(server: Server) -> None:
+    def ask(reader: str) -> Any:
+        return server.post("/activelearning/most_uncertain", json={"client_id": reader}).json()
+
+    for lease in server.get("/leases").json()["leases"]:  # of other tests
+        server.post(f"/leases/{lease['case_id']}/release", json={"client_id": lease["reader"]})
+    ann, bob = ask("ann"), ask("bob")
+    assert ann["id"] != bob["id"]
+    assert ask("ann")["id"] == ann["id"]
+    listed = {lease["reader"]: lease["case_id"] for lease in server.get("/leases").json()["leases"]}
+    assert (listed["ann"], listed["bob"]) == (ann["id"], bob["id"])
+    alive = server.post(f"/leases/{ann['id']}/heartbeat", json={"client_id": "ann"})
+    assert alive.json()["expires_at"] > ann["lease"]["expires_at"]
+    refused = server.post(f"/leases/{ann['id']}/heartbeat", json={"client_id": "bob"})
+    assert refused.status_code == 409
+    assert "not leased to 'bob'" in refused.json()["detail"]
+    assert server.post(f"/leases/{ann['id']}/skip", json={"client_id": "ann"}).status_code == 200
+    assert ask("ann")["id"] not in (ann["id"], bob["id"])
+    for reader in ("ann", "bob"):
+        case = ask(reader)["id"]
+        assert server.post(f"/leases/{case}/release", json={"client_id": reader}).status_code == 200
+    planned = server.put(f"/leases/{bob['id']}/plan", json={"priority": 5})
+    assert planned.json() == {"id": bob["id"], "priority": 5, "assigned_to": None}
+    assert ask("cleo")["id"] == bob["id"]
+    assert server.post(f"/leases/{bob['id']}/release", json={"client_id": "cleo"}).status_code == 200
+    server.put(f"/leases/{bob['id']}/plan", json={"priority": 0})
+    assert server.post("/leases/nobody/release", json={"client_id": "ann"}).status_code == 404
+    assert server.post(f"/leases/{bob['id']}/skip", json={}).status_code == 422
+
+
 @leaves_sockets_open
 def test_the_stock_client_runs_through_its_job(server: Server, stock_client: MONAILabelClient) -> None:
     client = stock_client

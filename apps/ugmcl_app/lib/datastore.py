@@ -1,43 +1,49 @@
 """datastore: a folder of scans and labels behind MONAI Label's interface, where nothing is lost or half
 written.
 
-Differs from the stock `LocalDatastore` it derives from: one lock around every change, atomic files, no file
-watcher (a thread of our own compares listings, so network mounts work), names and labels checked before they
-reach the disk, and unusable files set aside with a reason instead of served. The file format,
-`datastore_v2.json`, is the stock one.
+What is known of them is in the catalogue, a database; the scans and the labels in effect stay plain files in
+the folder. Differs from the stock `LocalDatastore`: every change is one transaction, several processes may
+work on one project, every version of a label is kept, no file watcher (one listing is compared, so network
+mounts work), names and labels are checked before they reach the disk, and unusable files are set aside with a
+reason instead of served.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel
+from sqlalchemy.orm import Session
 
-from .absent_labels import AbsentLabels
+from .catalogue import adoption, cases, folder_files, labels, repair, stock_file
+from .catalogue.folder_sync import FolderSync
+from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
+from .catalogue.label_writer import LabelWriter
+from .catalogue.labels import FINAL
+from .catalogue.look import VOXELS, Looker
 from .checks import TAGS, check_label, safe_id, safe_tag
-from .datastore_view import FINAL, FolderView
+from .datastore_view import FolderView
 from .errors import Refusal, UnusableImage
-from .pool import Finding, PoolFindings, Signature
-from .pool_scan import PoolScan, scan_pool
+from .pool import Signature
 from .volumes import EXTENSIONS, encode, read_header, read_volume
-from .workspace import Workspace, file_name_of, write_bytes_atomic, write_file_atomic
+from .workspace import Workspace, file_name_of, write_file_atomic, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
 RESCAN_PERIOD_S = 2.0
-START_CHECK_S = 5.0
+RESCAN_SHARE = 0.05
+"""A folder so large that listing it takes long is listed less often: at most this share of the time."""
+START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
+START_OPEN_S = 2.0
+"""Seconds a start spends on opening files that are new to the catalogue."""
 BACKGROUND_CHECK_S = 0.3
 """Seconds of that reading in each period, so that training and inference keep the processor."""
 _OWN_KEYS = ("sha256", "name", "ts", "path")
@@ -49,6 +55,7 @@ class FolderDatastore(FolderView):
     Attributes:
         on_labels_changed: Called, without arguments, after any final label was saved, found or removed.
         allow_empty: Whether final labels may be all zero without a word.
+        repairs: Sentences on what the start mended or set aside.
     """
 
     def __init__(
@@ -57,20 +64,38 @@ class FolderDatastore(FolderView):
         workspace: Workspace,
         labels: Mapping[str, int],
         allow_empty: bool = False,
-        read_only: bool = False,
         start_check_s: float = START_CHECK_S,
     ) -> None:
         self.on_labels_changed: list[Callable[[], None]] = []
         self.allow_empty = allow_empty
         self._workspace = workspace
-        self._read_only = read_only
-        self._scan_lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._findings = PoolFindings(workspace.checks_file)
-        self._absent = AbsentLabels(workspace.absent_labels_file)
-        super().__init__(folder, labels)
-        self.refresh(voxels_s=start_check_s)
+        self._heard = 0  # the revision of the final labels that listeners know
+        super().__init__(folder, labels, workspace.database)
+        self._store = LabelStore(workspace.labels)
+        self._looker = Looker(self._folder, self.labels, allow_empty)
+        self._sync = FolderSync(self._database, self._looker, self._store)
+        self._writer = LabelWriter(self._database, self._store, self._sync, self._looker)
+        self.repairs = self._start(start_check_s)
+
+    def _start(self, check_s: float) -> list[str]:
+        """Take over what is there, and mend what a crash has left."""
+        said = list(self._database.repairs)
+        alike = adoption.judges_alike(self._database, self.labels, self.allow_empty)
+        said += adoption.adopt(self._database, self._workspace, self._folder, self._store)
+        said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
+        self._sync.load(labels_too=alike)
+        said += repair.finish_pending(self._database, self._store, self._writer)
+        self._look_around(START_OPEN_S, check_s)
+        # Again, for cases that only the look has found: the database was new.
+        said += repair.finish_pending(self._database, self._store, self._writer)
+        said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
+        with self._database.read() as session:
+            self._heard = self._final_revision(session)
+        return said
+
+    # --- labels
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None
@@ -81,8 +106,8 @@ class FolderDatastore(FolderView):
             image_id: A scan of this project.
             label_filename: The submitted file, NIfTI or NRRD.
             label_tag: `final` or `original`.
-            label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, and what else is
-                kept.
+            label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, `comment`, `tool`,
+                `model_version`, and what else is kept.
 
         Raises:
             Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see
@@ -90,7 +115,7 @@ class FolderDatastore(FolderView):
         """
         image_id, tag = safe_id(image_id), safe_tag(label_tag)
         info = self._params(label_info)
-        image = self._image_path(image_id, self._require_usable(image_id))
+        image = self._require_usable(image_id)
         no_finding = info.pop("no_finding", False) in (True, "true")
         meaning = info.pop("label_info", None)
         may_be_empty = self.allow_empty or tag != FINAL  # a proposal may well find nothing
@@ -99,34 +124,42 @@ class FolderDatastore(FolderView):
         info["label_info"] = [{"name": name, "idx": value} for name, value in self.labels.items()]
         if meaning:
             info["submitted_label_info"] = meaning
-        empty = not array.any()
-        if empty:
+        if not array.any():
             info["no_finding"] = True
-        info |= {"ts": int(time.time()), "name": image_id + EXTENSIONS[0]}
-        info["sha256"] = hashlib.sha256(content).hexdigest()
-        with self._mutation():
-            found = self._require(image_id)
-            path = self._label_path(image_id, tag, EXTENSIONS[0])
-            write_bytes_atomic(path, content)
-            self._remove_other_extensions(path.parent, image_id, EXTENSIONS[0])
-            key, may_be_empty = f"{tag}/{path.name}", self.allow_empty or empty
-            self._findings.accept_label(key, path, image, self.labels, may_be_empty, info["sha256"])
-            found.labels[tag] = DataModel(ext=EXTENSIONS[0], info=info)
-            self._absent.forget(tag, image_id)
-            self._scan.set_aside.pop(f"labels/{key}", None)
-            # Should the file go before the next look at the folder, that look must find a difference.
-            self._scan.signatures[f"labels/{key}"] = Signature.of(path) or Signature(-1, 0)
+        now = time.time()
+        info |= {"ts": int(now), "name": image_id + EXTENSIONS[0], "sha256": self._store.digest(content)}
+        record = LabelRecord(
+            image_id,
+            tag,
+            SUBMITTED,
+            now,
+            sha256=info["sha256"],
+            extension=EXTENSIONS[0],
+            info=info,
+            **stock_file.provenance(info),
+        )
+        self._writer.save(record, content)
         self._announce(tag)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         label_id, tag = safe_id(label_id), safe_tag(label_tag)
-        with self._mutation():
-            self._require_label(label_id, tag)
-            del self._require(label_id).labels[tag]
-            self._absent.forget(tag, label_id)
-            self._remove_other_extensions(self._label_path(label_id, tag, "").parent, label_id, "")
+        with self._database.read() as session:
+            self._require_label(session, label_id, tag)
+        self._writer.remove(label_id, tag)
         self._announce(tag)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        added = self._params(info)
+
+        def change(session: Session) -> None:
+            cases.lock(session, [label_id])
+            label = self._require_label(session, label_id, label_tag)
+            label.info = {**label.info, **added}
+
+        self._database.write(change)
+
+    # --- images
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None) -> str:
         """Check a scan and copy it into the folder; its extension is what its content deserves.
@@ -136,7 +169,9 @@ class FolderDatastore(FolderView):
                 label, or a file set aside has it.
         """
         if not image_id:
-            image_id, _ = self._to_id(os.path.basename(image_filename))
+            name = os.path.basename(image_filename)
+            ending = next((e for e in EXTENSIONS if name.lower().endswith(e)), "")
+            image_id = name[: len(name) - len(ending)]
         image_id, info = safe_id(image_id), self._params(image_info)
         try:
             read_volume(image_filename)
@@ -144,53 +179,58 @@ class FolderDatastore(FolderView):
         except UnusableImage as error:
             raise Refusal(422, f"The image cannot be used. {error}") from error
         path = self._folder / (image_id + extension)
-        with self._mutation():
-            self._require_free(image_id, path, Path(image_filename))
-            write_file_atomic(path, lambda temporary: _copy(image_filename, temporary))
-            self._remove_other_extensions(self._folder, image_id, extension)
-            info |= {"ts": int(time.time()), "name": path.name}
-            known = self._datastore.objects.setdefault(image_id, ImageLabelModel(image=DataModel()))
-            known.image = DataModel(ext=extension, info=info)
-            self._scan.images[image_id] = path.name
-        self.refresh()
+        self._require_free(image_id, path, Path(image_filename))
+        write_file_atomic(path, lambda temporary: _copy(image_filename, temporary))
+        self._remove_images(image_id, extension)
+        self._sync.look(image_id)
+        self.update_image_info(image_id, {**info, "ts": int(time.time()), "name": path.name}, own=True)
         return image_id
 
     def remove_image(self, image_id: str) -> None:
         image_id = safe_id(image_id)
-        with self._mutation():
-            found = self._require(image_id)
-            was_final = FINAL in found.labels
-            for tag in TAGS:
-                self._remove_other_extensions(self._label_path(image_id, tag, "").parent, image_id, "")
-                self._absent.forget(tag, image_id)
-            self._remove_other_extensions(self._folder, image_id, "")
-            for suffix in (".json", ".nii.gz", ".nrrd"):
-                (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
-            del self._datastore.objects[image_id]
-            self._scan.images.pop(image_id, None)
+        with self._database.read() as session:
+            self._require(session, image_id)
+            was_final = self._label(session, image_id, FINAL) is not None
+        for tag in TAGS:
+            self._writer.remove(image_id, tag)
+        self._remove_images(image_id, "")
+        for suffix in (".json", ".nii.gz", ".nrrd"):
+            (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
+
+        def forget(session: Session) -> None:
+            cases.forget(cases.lock(session, [image_id])[image_id])
+            folder_files.drop(session, self._looker.names_of(image_id))
+
+        self._database.write(forget)
+        self._sync.note({}, self._looker.names_of(image_id))
         if was_final:
             self._announce(FINAL)
 
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        with self._mutation():
-            self._require(image_id).image.info.update(self._params(info))
+    def update_image_info(self, image_id: str, info: dict[str, Any], own: bool = False) -> None:
+        added = info if own else self._params(info)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        with self._mutation():
-            self._require_label(label_id, label_tag).info.update(self._params(info))
+        def change(session: Session) -> None:
+            cases.lock(session, [image_id])
+            found = self._require(session, image_id)
+            found.info = {**found.info, **added}
+
+        self._database.write(change)
 
     def is_usable(self, image_id: str) -> bool:
         """Whether a scan may be served: reads all of it the first time, and sets it aside if that fails."""
-        found = self._object(image_id)
+        with self._database.read() as session:
+            found = cases.find(session, image_id)
+            rows = folder_files.of_cases(session, [image_id]) if found else {}
         if found is None:
             return False
-        path = self._image_path(image_id, found)
-        signature = Signature.of(path)
-        finding = self._findings.image(path, signature, voxels=True) if signature else None
-        if finding is None or finding.reason:
-            self.refresh()
-            return False
-        return True
+        row, signature = rows.get(found.file), Signature.of(self._folder / found.file)
+        if row is not None and row.signature == signature and row.depth == VOXELS:
+            return row.reason is None
+        usable = self._sync.look(image_id).serving is not None
+        self._announce_news()
+        return usable
+
+    # --- following the folder
 
     def start(self, period_s: float = RESCAN_PERIOD_S) -> None:
         """Follow the folder in the background until `stop`."""
@@ -200,141 +240,78 @@ class FolderDatastore(FolderView):
             self._thread.start()
 
     def stop(self) -> None:
-        """End the background thread and write what it found."""
+        """End the background thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=30)
             self._thread = None
-        self._findings.save()
 
     def refresh(self, voxels_s: float = 0.0) -> None:
-        """Bring the datastore in line with the files.
+        """Bring the catalogue in line with the files, and tell listeners what came of it.
 
         Args:
             voxels_s: Seconds that may be spent on reading scans to their last voxel; the rest is for later
                 calls.
         """
-        with self._scan_lock:
-            with self._lock:
-                recorded = {
-                    tag: self._absent.of(tag)
-                    | {i: o.labels[tag] for i, o in self._datastore.objects.items() if tag in o.labels}
-                    for tag in TAGS
-                }
-            try:
-                scan = scan_pool(
-                    self._folder, self._findings, self.labels, self.allow_empty, recorded, voxels_s
-                )
-            except OSError as error:
-                # A network mount that is gone for a moment must not look like a project without scans.
-                logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
-                return
-            changed = self._take_over(scan)
-            self._findings.save()
-        if changed:
-            self._announce(FINAL)
+        self._look_around(START_OPEN_S, voxels_s)
+        self._announce_news()
+
+    def export_stock_file(self) -> Path:
+        """Write `datastore_v2.json` for the stock server; reads every case."""
+        path = self._folder / stock_file.NAME
+        write_json_atomic(path, self.json())
+        self._database.write(lambda session: stock_file.note(session, path))
+        return path
+
+    def _look_around(self, opening_s: float, voxels_s: float) -> None:
+        try:
+            self._sync.follow(opening_s)
+        except OSError as error:
+            # A network mount that is gone for a moment must not look like a project without scans.
+            logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
+            return
+        self._sync.read_through(voxels_s)
 
     def _follow(self, period_s: float) -> None:
-        while not self._stop.wait(period_s):
+        pause_s = period_s
+        archived = repair.Archive(self._database, self._store, self._folder)
+        while not self._stop.wait(pause_s):
+            begun = time.monotonic()
             try:
-                self.refresh(voxels_s=BACKGROUND_CHECK_S)
+                self._sync.follow(BACKGROUND_CHECK_S)
+                pause_s = max(period_s, (time.monotonic() - begun) * (1 / RESCAN_SHARE - 1))
+                self._sync.read_through(BACKGROUND_CHECK_S)
+                archived.advance(BACKGROUND_CHECK_S)
+                self._announce_news()
+            except OSError as error:
+                logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
             except Exception:
                 logger.exception("Following the studies folder failed; trying again.")
 
-    def _take_over(self, scan: PoolScan) -> bool:
-        """Make a look at the folder the state; returns whether the final labels changed."""
-        with self._lock, FileLock(self._lock_file):
-            if scan == self._scan:
-                return False
-            before = self.final_labels()
-            self._datastore = self._file.load_if_changed() or self._datastore
-            dump = self._datastore.model_dump()
-            # Removed while the look was under way.
-            objects = self._datastore.objects
-            scan.images = {i: name for i, name in scan.images.items() if i in objects or self._files_of(i)}
-            self._scan = scan
-            for image_id in scan.images:
-                self._take_image(image_id, scan)
-            gone = [i for i in objects if i not in scan.images and not self._files_of(i)]
-            for image_id in gone:
-                logger.info("A scan has left the studies folder.")
-                for tag, record in objects.pop(image_id).labels.items():
-                    self._absent.keep(tag, image_id, record)
-            for tag in TAGS:
-                self._take_labels(tag, scan)
-            if self._datastore.model_dump() != dump and not self._read_only:
-                self._absent.save()  # first: a crash between the two must lose no record
-                self._file.write(self._datastore)
-            return self.final_labels() != before
-
-    def _take_image(self, image_id: str, scan: PoolScan) -> None:
-        name = scan.images[image_id]
-        known = self._datastore.objects.get(image_id)
-        extension = name[len(image_id) :]
-        if known is None:
-            info = {"ts": int(time.time()), "name": name}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(ext=extension, info=info))
-        elif known.image.ext != extension:
-            known.image.ext = extension
-            known.image.info["name"] = name
-
-    def _take_labels(self, tag: str, scan: PoolScan) -> None:
-        """Add, update and remove labels of one tag; what was saved while the look was under way is left
-        alone."""
-        for image_id, known in self._datastore.objects.items():
-            recorded, found = known.labels.get(tag), scan.labels.get((tag, image_id))
-            if found is not None:
-                name, finding = found
-                unchanged = Signature.of(self._label_folder(tag) / name) == finding.signature
-                if unchanged and (recorded is None or recorded.info.get("sha256") != finding.sha256):
-                    kept = None if recorded else self._absent.of(tag).get(image_id)
-                    known.labels[tag] = self._found_label(name, image_id, finding, kept)
-            elif recorded is not None:
-                path = self._label_path(image_id, tag, recorded.ext)
-                if Signature.of(path) == scan.signatures.get(f"labels/{tag}/{path.name}"):
-                    # Gone, or set aside as it is now.
-                    self._absent.keep(tag, image_id, known.labels.pop(tag))
-
-    def _found_label(self, name: str, image_id: str, finding: Finding, kept: DataModel | None) -> DataModel:
-        """The record of a label file; the one it had before (`kept`), if it went and came back the same."""
-        extension = name[len(image_id) :]
-        if kept is not None and kept.info.get("sha256") == finding.sha256:
-            return DataModel(ext=extension, info={**kept.info, "name": name})
-        info = {"ts": finding.mtime_ns // 10**9, "name": name, "sha256": finding.sha256}
-        info["label_info"] = [{"name": label, "idx": value} for label, value in self.labels.items()]
-        return DataModel(ext=extension, info=info)
-
-    @contextlib.contextmanager
-    def _mutation(self) -> Iterator[None]:
-        """Hold the lock, take in what another process wrote, and write the file if the block succeeds."""
-        with self._lock, FileLock(self._lock_file):
-            self._datastore = self._file.load_if_changed() or self._datastore
-            yield
-            self._file.write(self._datastore)
-            self._absent.save()
-
-    def _require_usable(self, image_id: str) -> ImageLabelModel:
-        self._require(image_id)
+    def _require_usable(self, image_id: str) -> Path:
+        with self._database.read() as session:
+            self._require(session, image_id)
         self.is_usable(image_id)
-        return self._require(image_id)
+        with self._database.read() as session:
+            return self._folder / self._require(session, image_id).file
 
     def _require_free(self, image_id: str, path: Path, content: Path) -> None:
-        known = self._object(image_id)
-        if known is None and self._files_of(image_id):
+        known = self.get_image_uri(image_id)
+        if not known and any((self._folder / (image_id + e)).exists() for e in EXTENSIONS):
             raise Refusal(
                 409, f"A file that was set aside has the id {image_id!r}; remove or rename it first."
             )
-        if known is not None and known.labels:
-            same = self._image_path(image_id, known) == path and path.read_bytes() == content.read_bytes()
+        if known and self.get_labels_by_image_id(image_id):
+            same = Path(known) == path and path.read_bytes() == content.read_bytes()
             if not same:
                 raise Refusal(
                     409, f"Another image has the id {image_id!r} and labels; remove it or choose another id."
                 )
 
-    def _remove_other_extensions(self, folder: Path, stem: str, kept: str) -> None:
+    def _remove_images(self, image_id: str, kept: str) -> None:
         for extension in EXTENSIONS:
             if extension != kept:
-                (folder / (stem + extension)).unlink(missing_ok=True)
+                (self._folder / (image_id + extension)).unlink(missing_ok=True)
 
     def _params(self, info: Any) -> dict[str, Any]:
         if info is not None and not isinstance(info, dict):
@@ -342,8 +319,23 @@ class FolderDatastore(FolderView):
         kept = {str(key): value for key, value in (info or {}).items() if key not in _OWN_KEYS}
         return json.loads(json.dumps(kept, default=str))  # type: ignore[no-any-return]
 
+    @staticmethod
+    def _final_revision(session: Session) -> int:
+        return labels.revision(session, FINAL)
+
+    def _announce_news(self) -> None:
+        """Tell listeners if final labels changed, by this process or another, since they last heard."""
+        with self._database.read() as session:
+            newest = self._final_revision(session)
+        if newest != self._heard:
+            self._announce(FINAL)
+
     def _announce(self, tag: str) -> None:
-        for listener in list(self.on_labels_changed) if tag == FINAL else ():
+        if tag != FINAL:
+            return
+        with self._database.read() as session:
+            self._heard = self._final_revision(session)
+        for listener in list(self.on_labels_changed):
             try:
                 listener()
             except Exception:

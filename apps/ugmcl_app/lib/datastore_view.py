@@ -1,139 +1,211 @@
-"""datastore_view: the reading half of the datastore: every question MONAI Label asks of a folder of scans."""
+"""datastore_view: the reading half of the datastore: every question MONAI Label asks, answered from the
+catalogue."""
 
 from __future__ import annotations
 
-import copy
+import io
+import json
 import os
-import threading
-from collections.abc import Mapping
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import Datastore
+from sqlalchemy.orm import Session
 
+from .catalogue import cases, facts, folder_files, labels, stock_file
+from .catalogue.database import Database
+from .catalogue.labels import FINAL, FinalLabels
+from .catalogue.schema import ACTIVE, Case, Label
 from .checks import TAGS
-from .datastore_file import DatastoreFile
 from .errors import Refusal
 from .pool import printable
-from .pool_scan import PoolScan
-from .volumes import EXTENSIONS
 
-FINAL = "final"
+_PROJECT = {"name": "new-dataset", "description": "New Dataset"}
 
 
-class FolderView(LocalDatastore):
+class FolderView(Datastore):  # type: ignore[misc]
     """Scans of one folder and their labels under `labels/<tag>/`, flat, one file each.
 
     Attributes:
         labels: The project's classes, `{name: value}`.
     """
 
-    def __init__(self, folder: Path | str, labels: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path | str, labels: Mapping[str, int], database: Database) -> None:
         self.labels = dict(labels)
         self._folder = Path(folder).expanduser().resolve()
-        self._lock = threading.RLock()
-        self._scan = PoolScan()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = DatastoreFile(self._folder)
-        self._file.set_aside_if_broken()
-        super().__init__(str(self._folder), extensions=[f"*{e}" for e in EXTENSIONS], read_only=True)
+        self._database = database
+        self._finals = FinalLabels(database)
+        for tag in TAGS:
+            self._label_folder(tag).mkdir(parents=True, exist_ok=True)
 
-    def list_images(self) -> list[str]:
-        with self._lock:
-            return [image_id for image_id in self._datastore.objects if image_id in self._scan.images]
+    # --- the project
 
-    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        tag = str(getattr(label_tag, "value", label_tag) or FINAL)
-        with self._lock:
-            return [
-                image_id for image_id in self.list_images() if tag in self._datastore.objects[image_id].labels
-            ]
+    def name(self) -> str:
+        return str(self._project()["name"])
 
-    def get_unlabeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
-        tag = str(getattr(label_tag, "value", label_tag) or FINAL)
-        with self._lock:
-            return [i for i in self.list_images() if tag not in self._datastore.objects[i].labels]
+    def set_name(self, name: str) -> None:
+        self._describe(name=str(name))
 
-    def final_labels(self) -> dict[str, str]:
-        """SHA-256 of every final label's file, by image id."""
-        with self._lock:
-            return {
-                image_id: str(self._datastore.objects[image_id].labels[FINAL].info.get("sha256", ""))
-                for image_id in self.get_labeled_images()
-            }
+    def description(self) -> str:
+        return str(self._project()["description"])
 
-    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        with self._lock:
-            pairs = [(self.get_image_uri(i), self.get_label_uri(i, FINAL)) for i in self.get_labeled_images()]
-        root = "" if full_path else f"{self._folder}{os.sep}"
-        return [{"image": i.removeprefix(root), "label": label.removeprefix(root)} for i, label in pairs]
-
-    def get_image_uri(self, image_id: str) -> str:
-        """Path of a scan; empty for an unknown id."""
-        found = self._object(image_id)
-        return str(self._image_path(image_id, found)) if found else ""
-
-    def get_image_info(self, image_id: str) -> dict[str, Any]:
-        found = self._require(image_id)
-        with self._lock:
-            return {**copy.deepcopy(found.image.info), "path": str(self._image_path(image_id, found))}
-
-    def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Path of a label; empty where there is none."""
-        found = self._object(label_id)
-        label = found.labels.get(str(getattr(label_tag, "value", label_tag))) if found else None
-        return str(self._label_path(label_id, label_tag, label.ext)) if label else ""
-
-    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        found = self._object(image_id)
-        return dict.fromkeys(found.labels, image_id) if found else {}
-
-    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        return copy.deepcopy(self._require_label(label_id, label_tag).info)
+    def set_description(self, description: str) -> None:
+        self._describe(description=str(description))
 
     def status(self) -> dict[str, Any]:
-        with self._lock:
-            tags = [tag for i in self.list_images() for tag in self._datastore.objects[i].labels]
+        with self._database.read() as session:
+            counts = labels.counts(session)
             return {
-                "total": len(self.list_images()),
-                "completed": len(self.get_labeled_images()),
-                "label_tags": {tag: tags.count(tag) for tag in TAGS if tag in tags},
-                "quarantined": self.quarantined(),
+                "total": cases.count(session),
+                "completed": counts.get(FINAL, 0),
+                "label_tags": {tag: counts[tag] for tag in TAGS if tag in counts},
+                "quarantined": _listed(folder_files.set_aside(session)),
             }
 
     def quarantined(self) -> list[dict[str, str]]:
         """Files set aside, `{"file", "reason"}`, by name; they stay where they are."""
-        with self._lock:
-            reasons = dict(self._scan.set_aside)
-        return [{"file": printable(name), "reason": printable(reasons[name])} for name in sorted(reasons)]
+        with self._database.read() as session:
+            return _listed(folder_files.set_aside(session))
 
     def json(self) -> dict[str, Any]:
-        with self._lock:
-            content: dict[str, Any] = self._datastore.model_dump(exclude={"base_path"})
-            content["objects"] = {i: o for i, o in content["objects"].items() if i in self._scan.images}
-            return content
+        with self._database.read() as session:
+            return stock_file.content_of(session)
+
+    # --- cases
+
+    def list_images(self) -> list[str]:
+        with self._database.read() as session:
+            return cases.ids(session)
+
+    def image_files(self) -> dict[str, str]:
+        """Path of every case served, by id, in one query."""
+        with self._database.read() as session:
+            return {i: f"{self._folder}{os.sep}{file}" for i, file in cases.files(session)}
+
+    def has_image(self, image_id: str) -> bool:
+        """Whether a case is served; unlike `list_images`, reads one row."""
+        return isinstance(image_id, str) and bool(self.get_image_uri(image_id))
+
+    def unlabeled_in_order(self, order: str) -> Iterator[str]:
+        """Cases without a final label, best first, read as they are asked for.
+
+        Args:
+            order: `rank` (the least sure first), `id` or `random`.
+        """
+        return cases.in_order(self._database, order)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return self._labeled(label_tag)
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        if _tag(label_tag or FINAL) == FINAL:
+            with self._database.read() as session:
+                return cases.ids(session, labeled=False)
+        labeled = set(self._labeled(label_tag))
+        return [image_id for image_id in self.list_images() if image_id not in labeled]
+
+    def get_image(self, image_id: str, params: Any = None) -> Any:
+        path = self.get_image_uri(image_id)
+        return io.BytesIO(Path(path).read_bytes()) if path else None
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of a scan; empty for an unknown id."""
+        with self._database.read() as session:
+            found = cases.find(session, image_id)
+            return str(self._folder / found.file) if found else ""
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        with self._database.read() as session:
+            found = self._require(session, image_id)
+            return {**found.info, "path": str(self._folder / found.file)}
+
+    # --- labels
+
+    def final_labels(self) -> dict[str, str]:
+        """SHA-256 of every final label's file, by image id."""
+        return self._finals.digests()
+
+    def label_history(self, image_id: str, tag: str = FINAL) -> list[dict[str, Any]]:
+        """Every version of a label, oldest first: who, when, with what, and what became of it."""
+        shown = ("uid", "state", "sha256", "source", "reader", "tool", "model_version", "comment")
+        with self._database.read() as session:
+            return [
+                {key: getattr(found, key) for key in (*shown, "created_at", "ended_at", "info")}
+                for found in labels.history(session, image_id, tag)
+            ]
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        with self._database.read() as session:
+            pairs = labels.pairs(session, FINAL)
+        root = f"{self._folder}{os.sep}" if full_path else ""
+        return [
+            {"image": root + file, "label": f"{root}labels/{FINAL}/{case_id}{extension}"}
+            for case_id, file, extension in pairs
+        ]
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
+        path = self.get_label_uri(label_id, label_tag)
+        return io.BytesIO(Path(path).read_bytes()) if path else None
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of a label; empty where there is none."""
+        with self._database.read() as session:
+            label = self._label(session, label_id, label_tag)
+            return str(self._label_path(label_id, label_tag, label.extension)) if label else ""
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        with self._database.read() as session:
+            return image_id if self._label(session, image_id, tag) else ""
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        with self._database.read() as session:
+            return {tag: image_id for tag in TAGS if self._label(session, image_id, tag)}
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        with self._database.read() as session:
+            return dict(self._require_label(session, label_id, label_tag).info)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        if not self.get_labeled_images():
+        pairs = self.datalist()
+        if not pairs:
             raise Refusal(404, "There is no final label yet, so there is no data set to download.")
-        return str(super().get_dataset_archive(limit_cases))
+        if limit_cases and 0 < limit_cases < len(pairs):
+            pairs = pairs[:limit_cases]
+        with (
+            tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file,
+            zipfile.ZipFile(file, "w") as out,
+        ):
+            for pair in pairs:
+                for kind, path in pair.items():
+                    out.write(path, arcname=os.path.join(kind, os.path.basename(path)))
+            out.writestr("metadata.json", json.dumps(self.json(), default=str))
+        return file.name
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        # The stock version removes the extension wherever it occurs in the name, not only at its end.
-        extension = next((e for e in EXTENSIONS if file.lower().endswith(e)), "")
-        return (file[: -len(extension)] if extension else file), extension
+    # --- helpers
 
-    def _object(self, image_id: str) -> ImageLabelModel | None:
-        with self._lock:
-            return self._datastore.objects.get(image_id) if image_id in self._scan.images else None
+    def _project(self) -> dict[str, Any]:
+        with self._database.read() as session:
+            return {**_PROJECT, **facts.get(session, "project")}
 
-    def _require(self, image_id: str) -> ImageLabelModel:
-        found = self._object(image_id)
+    def _describe(self, **values: str) -> None:
+        def change(session: Session) -> None:
+            facts.put(session, "project", {**_PROJECT, **facts.get(session, "project"), **values})
+
+        self._database.write(change)
+
+    def _labeled(self, label_tag: Any) -> list[str]:
+        with self._database.read() as session:
+            return labels.labeled_ids(session, _tag(label_tag or FINAL))
+
+    def _require(self, session: Session, image_id: str) -> Case:
+        found = cases.find(session, image_id) if isinstance(image_id, str) else None
         if found is None:
-            aside = self._scan.set_aside.get(self._scan.hidden.get(image_id, ""))
+            aside = folder_files.why_hidden(session, image_id) if isinstance(image_id, str) else None
             why = (
                 f" Its file was set aside: {aside}"
                 if aside
@@ -142,33 +214,27 @@ class FolderView(LocalDatastore):
             raise Refusal(404, f"There is no image {str(image_id)[:200]!r} in this project.{why}")
         return found
 
-    def _require_label(self, label_id: str, label_tag: str) -> DataModel:
-        tag = str(getattr(label_tag, "value", label_tag))
-        label = self._require(label_id).labels.get(tag)
+    def _label(self, session: Session, image_id: str, tag: Any) -> Label | None:
+        label = labels.current(session, image_id, _tag(tag)) if cases.find(session, image_id) else None
+        return label if label is not None and label.state == ACTIVE else None
+
+    def _require_label(self, session: Session, label_id: str, label_tag: Any) -> Label:
+        self._require(session, label_id)
+        label = self._label(session, label_id, label_tag)
         if label is None:
-            raise Refusal(404, f"The image {label_id!r} has no label with the tag {tag[:80]!r}.")
+            raise Refusal(404, f"The image {label_id!r} has no label with the tag {_tag(label_tag)[:80]!r}.")
         return label
 
-    def _files_of(self, image_id: str) -> list[Path]:
-        return [path for e in EXTENSIONS if (path := self._folder / (image_id + e)).exists()]
+    def _label_folder(self, tag: Any) -> Path:
+        return self._folder / "labels" / _tag(tag)
 
-    def _image_path(self, image_id: str, found: ImageLabelModel) -> Path:
-        return self._folder / (image_id + found.image.ext)
-
-    def _label_folder(self, tag: str) -> Path:
-        return self._folder / "labels" / str(getattr(tag, "value", tag))
-
-    def _label_path(self, image_id: str, tag: str, extension: str) -> Path:
+    def _label_path(self, image_id: str, tag: Any, extension: str) -> Path:
         return self._label_folder(tag) / (image_id + extension)
 
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        # Called by the stock constructor, once.
-        with FileLock(self._lock_file):
-            loaded = self._file.load_if_changed()
-            if loaded is not None:
-                self._datastore = loaded
 
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        # Called by the stock set_name and set_description.
-        with self._lock, FileLock(self._lock_file):
-            self._file.write(self._datastore)
+def _listed(reasons: dict[str, str]) -> list[dict[str, str]]:
+    return [{"file": printable(name), "reason": printable(reason)} for name, reason in reasons.items()]
+
+
+def _tag(tag: Any) -> str:
+    return str(getattr(tag, "value", tag))

@@ -1,20 +1,17 @@
-"""pool: which files of a project's folder are usable, found out once per file and remembered in the
-workspace."""
+"""pool: which files of a project's folder are usable: their names, their signatures, and their content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checks import check_label, safe_id
 from .errors import Refusal, UnusableImage
-from .volumes import check_complete, extension_of, read_volume
-from .workspace import read_json, write_json_atomic
+from .volumes import EXTENSIONS, check_complete, extension_of, read_volume
 
 
 class Signature(NamedTuple):
@@ -39,132 +36,53 @@ def scan_version(path: Path | str) -> str:
     return f"{signature.size}:{signature.mtime_ns}:{Path(path).name}" if signature else ""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What reading a file found.
 
     Attributes:
-        size, mtime_ns: The file's signature when it was read.
-        reason: Why the file is set aside; None: usable as far as it was read.
-        voxels: Whether every voxel was read, not just header and size.
-        context: What else the finding depends on (of a label: its image and the project's classes).
+        reason: Why its content cannot be used; None: it can, as far as it was read.
         sha256: Of a label file's bytes.
+        passing: Whether reading failed in the system, so that the same file may be readable later.
     """
 
-    size: int
-    mtime_ns: int
     reason: str | None
-    voxels: bool = True
-    context: str = ""
     sha256: str = ""
-
-    @property
-    def signature(self) -> Signature:
-        return Signature(self.size, self.mtime_ns)
+    passing: bool = False
 
 
-class PoolFindings:
-    """Remembers findings by file, so that a start with thousands of scans reads only what is new.
-    Thread-safe."""
+def read_image(path: Path, voxels: bool) -> Finding:
+    """Check a scan: its header and size, or with `voxels` all of it."""
+    try:
+        if voxels:
+            read_volume(path)
+        else:
+            check_complete(path)
+    except UnusableImage as error:
+        return Finding(str(error), passing=_may_pass(error.__cause__))
+    except MemoryError:
+        return Finding("The file does not fit into this machine's memory.")
+    return Finding(None)
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._dirty = False
-        self._findings: dict[str, Finding] = {}
-        stored = read_json(file, {})
-        for key, values in stored.items() if isinstance(stored, dict) else ():
-            try:
-                self._findings[key] = Finding(**values)
-            except TypeError:
-                continue  # written by another version: that file is read again
 
-    def image(self, path: Path, signature: Signature, voxels: bool) -> Finding:
-        """Check a scan: its header and size, or with `voxels` all of it."""
-        known = self._known(path.name, signature)
-        if known and (known.voxels or known.reason or not voxels):
-            return known
-        reason, passing = None, False
-        try:
-            if voxels:
-                read_volume(path)
-            else:
-                check_complete(path)
-        except UnusableImage as error:
-            reason, passing = str(error), _may_pass(error.__cause__)
-        except MemoryError:
-            reason = "The file does not fit into this machine's memory."
-        finding = Finding(*signature, reason, voxels=voxels)
-        return finding if passing else self._keep(path.name, finding)
+def read_label_file(path: Path, image: Path, labels: Mapping[str, int], allow_empty: bool) -> Finding:
+    """Check a label found in the folder; its values are the project's.
 
-    def label(
-        self,
-        key: str,
-        path: Path,
-        signature: Signature,
-        image: Path,
-        labels: Mapping[str, int],
-        allow_empty: bool,
-    ) -> Finding:
-        """Check a label found in the folder; its values are the project's.
-
-        Args:
-            key: Tag and file name.
-            path: The label file.
-            signature: Its signature.
-            image: The scan's file.
-            labels: The project's classes, `{name: value}`.
-            allow_empty: Whether it may be all zero.
-        """
-        context = _label_context(image, labels, allow_empty)
-        known = self._known(key, signature)
-        if known and known.context == context:
-            return known
-        reason, digest = None, ""
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            check_label(path, image, labels, allow_empty=allow_empty)
-        except Refusal as refusal:
-            reason = str(refusal.detail)
-        except (OSError, UnusableImage) as error:
-            reason = f"The label or its image cannot be read ({error})."
-            if _may_pass(error) or _may_pass(error.__cause__):
-                return Finding(*signature, reason, context=context)
-        return self._keep(key, Finding(*signature, reason, context=context, sha256=digest))
-
-    def accept_label(
-        self, key: str, path: Path, image: Path, labels: Mapping[str, int], allow_empty: bool, sha256: str
-    ) -> None:
-        """Remember a label that was checked before it was written; arguments as `label`."""
-        signature = Signature.of(path)
-        if signature is not None:
-            context = _label_context(image, labels, allow_empty)
-            self._keep(key, Finding(*signature, None, context=context, sha256=sha256))
-
-    def forget_missing(self, present: set[str]) -> None:
-        """Drop what is remembered of files that are gone."""
-        with self._lock:
-            for key in set(self._findings) - present:
-                del self._findings[key]
-                self._dirty = True
-
-    def save(self) -> None:
-        """Write what is not on disk yet."""
-        with self._lock:
-            if self._dirty:
-                write_json_atomic(self._file, {key: asdict(found) for key, found in self._findings.items()})
-                self._dirty = False
-
-    def _known(self, key: str, signature: Signature) -> Finding | None:
-        with self._lock:
-            known = self._findings.get(key)
-        return known if known and known.signature == signature else None
-
-    def _keep(self, key: str, finding: Finding) -> Finding:
-        with self._lock:
-            self._findings[key] = finding
-            self._dirty = True
-        return finding
+    Args:
+        path: The label file.
+        image: The scan's file.
+        labels: The project's classes, `{name: value}`.
+        allow_empty: Whether it may be all zero.
+    """
+    digest = ""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        check_label(path, image, labels, allow_empty=allow_empty)
+    except Refusal as refusal:
+        return Finding(str(refusal.detail), digest)
+    except (OSError, UnusableImage) as error:
+        reason = f"The label or its image cannot be read ({error})."
+        return Finding(reason, digest, passing=_may_pass(error) or _may_pass(error.__cause__))
+    return Finding(None, digest)
 
 
 def _may_pass(error: BaseException | None) -> bool:
@@ -175,28 +93,30 @@ def _may_pass(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
-def _label_context(image: Path, labels: Mapping[str, int], allow_empty: bool) -> str:
-    return repr((Signature.of(image), sorted(labels.items()), allow_empty))
+def label_context(image: Signature | None, labels: Mapping[str, int], allow_empty: bool) -> str:
+    """What the finding of a label depends on beside its own bytes, as one string."""
+    return repr((image, sorted(labels.items()), allow_empty))
 
 
-def scan_files(folder: Path) -> dict[str, Signature]:
-    """Regular files of a folder whose names end like a scan's, in either case, sorted by name.
+def list_folder(folder: Path) -> dict[str, Signature]:
+    """Regular files of a folder whose names end like a scan's, in either case; no file is opened.
 
     Raises:
         OSError: If the folder cannot be listed; then nothing is known, and nothing must be concluded.
     """
-    return dict(sorted(_scan(folder)))
-
-
-def _scan(folder: Path) -> Iterator[tuple[str, Signature]]:
+    found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if extension_of(entry.name.lower()) is None:
+            if not entry.name.lower().endswith(EXTENSIONS):
                 continue
-            signature = Signature.of(entry.path)
-            # A dangling link is worth a reason in the list; a folder is not a scan.
-            if not entry.is_dir():
-                yield entry.name, signature or Signature(-1, 0)
+            try:
+                state = entry.stat()
+            except OSError:
+                found[entry.name] = Signature(-1, 0)  # a dangling link is worth a reason in the list
+                continue
+            if not stat.S_ISDIR(state.st_mode):  # a folder is not a scan
+                found[entry.name] = Signature(state.st_size, state.st_mtime_ns)
+    return found
 
 
 def split_name(name: str) -> tuple[str, str]:

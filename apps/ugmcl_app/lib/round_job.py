@@ -23,6 +23,9 @@ class LabelSource(Protocol):
     def list_images(self) -> list[str]:
         """Ids of all usable images."""
 
+    def image_files(self) -> dict[str, str]:
+        """Path of every usable image, by id, in one go."""
+
     def get_image_uri(self, image_id: str) -> str:
         """Path of an image."""
 
@@ -51,13 +54,14 @@ def build_job(
         `tensorboard`, `preset`, `device`, `threads`, `round_seconds` (cap of a CPU round), `seed`.
     """
     cases = _labeled_cases(entry, datastore, roles)
-    pool = sorted(set(datastore.list_images()) - set(entry.claimed))
+    images = datastore.image_files()
+    pool = sorted(set(images) - set(entry.claimed))
     version = registry.published()
     return {
         "command": "train",
         "round": entry.id,
         "labeled": cases,
-        "unlabeled": [{"id": image_id, "image": str(datastore.get_image_uri(image_id))} for image_id in pool],
+        "unlabeled": [{"id": image_id, "image": images[image_id]} for image_id in pool],
         "labels": list(settings.labels),
         "published": None if version is None else str(registry.path(version)),
         "published_version": version,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .workspace import Workspace, read_json, write_json_atomic
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-WRITE_PERIOD_S = (
-    2.0  # with thousands of cases, rewriting the file at every score would cost more than scoring
-)
+from .catalogue import cases
+from .catalogue.adoption import retire
+from .catalogue.database import upsert
+from .catalogue.schema import CaseScore
+from .workspace import Workspace, read_json
+
+_BATCH = 500
 
 
 class Score(NamedTuple):
@@ -31,39 +35,22 @@ class Score(NamedTuple):
 
 
 class ScoreBoard:
-    """The latest score of each case, kept in `scores.json`. Thread-safe; one process writes."""
+    """The scores of each case by model version, in the catalogue. Thread-safe, in several processes too."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._file = workspace.scores_file
-        self._lock = threading.Lock()
-        self._written = 0.0
-        self._dirty = False
-        stored: dict[str, Any] = read_json(self._file, {}).get("scores", {})
-        self._scores = {
-            image_id: Score(
-                image_id, float(entry["score"]), str(entry["model_version"]), str(entry.get("scan", ""))
-            )
-            for image_id, entry in stored.items()
-        }
+        self._database = workspace.database
+        self._adopt(workspace)
 
     def put(self, image_id: str, score: float, model_version: str, scan: str = "") -> None:
-        """Keep a case's score; on disk within 2 s of further scores, or with `flush`."""
-        with self._lock:
-            self._scores[image_id] = Score(image_id, float(score), model_version, scan)
-            self._dirty = True
-            if time.monotonic() - self._written >= WRITE_PERIOD_S:
-                self._write()
+        """Keep a case's score; on disk when this returns."""
+        self._database.write(lambda s: _enter(s, [Score(image_id, float(score), model_version, scan)]))
 
     def flush(self) -> None:
-        """Write what is not on disk yet."""
-        with self._lock:
-            if self._dirty:
-                self._write()
+        """Nothing is left to write."""
 
     def get(self, image_id: str) -> Score | None:
         """The latest score of a case, or None."""
-        with self._lock:
-            return self._scores.get(image_id)
+        return self.latest([image_id]).get(image_id)
 
     def best(self, image_ids: Iterable[str], version: str | None = None) -> Score | None:
         """The case that a model is least sure of.
@@ -76,8 +63,7 @@ class ScoreBoard:
         Returns:
             The score of that case, ties broken by id; None if no candidate has a score.
         """
-        with self._lock:
-            known = [self._scores[image_id] for image_id in image_ids if image_id in self._scores]
+        known = list(self.latest(list(image_ids)).values())
         current = [score for score in known if score.model_version == version]
         return min(current or known, key=lambda score: (-score.score, score.id), default=None)
 
@@ -88,18 +74,50 @@ class ScoreBoard:
             scans: Image id -> its `pool.scan_version`; decides the order.
             version: The model's version.
         """
-        with self._lock:
-            known = {image_id: self._scores.get(image_id) for image_id in scans}
-        return [
-            image_id
-            for image_id, score in known.items()
-            if score is None or score.model_version != version or score.scan not in ("", scans[image_id])
-        ]
+        rows = select(CaseScore.case_id, CaseScore.scan).where(CaseScore.model_version == version)
+        with self._database.read() as session:
+            scored = {str(case_id): str(scan) for case_id, scan in session.execute(rows)}
+        return [i for i, scan in scans.items() if i not in scored or scored[i] not in ("", scan)]
 
-    def _write(self) -> None:
-        entries = {
-            s.id: {"score": s.score, "model_version": s.model_version, "scan": s.scan}
-            for s in self._scores.values()
+    def latest(self, image_ids: list[str]) -> dict[str, Score]:
+        """The latest score of each case that has one, by id."""
+        found = {}
+        with self._database.read() as session:
+            for start in range(0, len(image_ids), _BATCH):
+                batch = image_ids[start : start + _BATCH]
+                rows = (
+                    select(CaseScore.case_id, CaseScore.score, CaseScore.model_version, CaseScore.scan)
+                    .where(CaseScore.case_id.in_(batch))
+                    .order_by(CaseScore.scored_at)
+                )
+                found.update({row[0]: Score(*row) for row in session.execute(rows)})
+        return found
+
+    def _adopt(self, workspace: Workspace) -> None:
+        """Take over the file of an earlier version, once."""
+        stored = read_json(workspace.scores_file, {}).get("scores", {})
+        scores = [
+            Score(i, float(entry["score"]), str(entry["model_version"]), str(entry.get("scan", "")))
+            for i, entry in stored.items()
+        ]
+        known = self.latest([score.id for score in scores])
+        self._database.write(lambda session: _enter(session, [s for s in scores if s.id not in known]))
+        retire(workspace, workspace.scores_file)
+
+
+def _enter(session: Session, scores: list[Score]) -> None:
+    """The newest score is the last entered, whatever the clock says."""
+    newest = session.scalar(select(func.max(CaseScore.scored_at))) or 0.0
+    now = max(time.time(), newest + 1e-6)
+    rows: list[dict[str, Any]] = [
+        {
+            "case_id": score.id,
+            "model_version": score.model_version,
+            "score": score.score,
+            "scan": score.scan,
+            "scored_at": now,
         }
-        write_json_atomic(self._file, {"scores": entries})
-        self._written, self._dirty = time.monotonic(), False
+        for score in scores
+    ]
+    upsert(session, CaseScore, rows, ["case_id", "model_version"])
+    cases.rank(session, [(score.id, score.score) for score in scores])

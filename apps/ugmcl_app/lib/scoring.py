@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from .pool import scan_version
@@ -44,6 +45,8 @@ class PoolScoring:
         # Scans that the present version could not score, by case; tried again when the file was replaced.
         self._skipped: dict[str, str] = {}
         self._begun: str | None = None  # the case the worker is at
+        self._files: dict[str, str] = {}  # of every image, as last looked at
+        self._looking_s = 0.0  # how long that took
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -98,7 +101,8 @@ class PoolScoring:
                 logger.exception("Scoring the unlabeled cases failed; it is tried again.")
             with self._changed:
                 if not self._stopping:
-                    self._changed.wait(POLL_S)
+                    # In a very large project looking alone takes long: a twentieth of the time at most.
+                    self._changed.wait(max(POLL_S, 20 * self._looking_s))
 
     def _score_missing(self) -> bool:
         """Run one worker over the missing cases; False when there is nothing to do or it failed."""
@@ -108,12 +112,16 @@ class PoolScoring:
         if version != self._version:
             self._version, self._skipped = version, {}
         labeled = self._datastore.final_labels()
-        unlabeled = (i for i in sorted(self._datastore.list_images()) if i not in labeled)
-        scans = {i: scan_version(self._datastore.get_image_uri(i)) for i in unlabeled}
+        begun = time.monotonic()
+        self._files = self._datastore.image_files()
+        scans = {i: scan_version(self._files[i]) for i in sorted(self._files) if i not in labeled}
         pool = {i: scan for i, scan in scans.items() if self._skipped.get(i) != scan}
         # The stalest first: rounds that follow each other faster than a large pool is scored must not leave
         # its last cases without a score forever.
-        missing = sorted(self._scores.missing(pool, version), key=self._scored_by)
+        missing = self._scores.missing(pool, version)
+        latest = self._scores.latest(missing)
+        missing.sort(key=lambda i: latest[i].model_version if i in latest else "")  # versions sort by age
+        self._looking_s = time.monotonic() - begun
         if not missing:
             return False
         worker = self._prepare(version, {image_id: scans[image_id] for image_id in missing})
@@ -133,15 +141,8 @@ class PoolScoring:
             self._skipped[self._begun] = scans[self._begun]
         return False
 
-    def _scored_by(self, image_id: str) -> str:
-        """The version that scored a case last; versions sort by age, and none comes first."""
-        score = self._scores.get(image_id)
-        return score.model_version if score else ""
-
     def _prepare(self, version: str, scans: dict[str, str]) -> WorkerProcess:
-        cases = [
-            {"id": image_id, "image": str(self._datastore.get_image_uri(image_id))} for image_id in scans
-        ]
+        cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
         job = {
             "model": str(self._registry.path(version)),
             "device": self._settings.device,

@@ -75,6 +75,8 @@ class AppSettings:
     """Class names, comma-separated; the value of `labels[i]` is i + 1."""
     workspace: str = _option("", str)
     """Folder of models, rounds, scores and maps; empty: `<studies>/.ugmcl`."""
+    database: str = _option("", str)
+    """URL of a PostgreSQL database for the catalogue; empty: a file in the workspace."""
     preset: str = _option("default", _preset)
     """Preset of the method, one of `ugmcl.presets.PRESETS`."""
     device: str = _option("auto", _device)
@@ -87,6 +89,8 @@ class AppSettings:
     """Dice a candidate may lose on today's validation cases and still be published, in [0, 1]."""
     allow_empty_labels: bool = _option(False, _boolean)
     """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
+    lease_s: float = _option(3600.0, _number(float, 1))
+    """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
     round_seconds: float = _option(90.0, _number(float, 1))
     """Cap on the training seconds of a round on a CPU."""
     threads: int = _option(0, _number(int, 0))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -22,9 +20,10 @@ class UnlabeledStrategy(Strategy):  # type: ignore[misc]
         super().__init__(description)
         self._scores = scores
 
+    @property
     @abstractmethod
-    def order(self, image_ids: list[str]) -> Iterable[str]:
-        """The ids, best first."""
+    def order(self) -> str:
+        """As in `FolderDatastore.unlabeled_in_order`."""
 
     def __call__(self, request: dict[str, Any], datastore: FolderDatastore) -> dict[str, Any]:
         """Choose a case.
@@ -33,7 +32,7 @@ class UnlabeledStrategy(Strategy):  # type: ignore[misc]
             `id`, and the newest `score` in [0, 1] (higher = less sure) with the `model_version` that gave it,
             both null before a model has scored it; empty when every case has a final label.
         """
-        for image_id in self.order(sorted(datastore.get_unlabeled_images())):
+        for image_id in datastore.unlabeled_in_order(self.order):
             # The first time a scan is served, all of it is read: an unusable one is set aside, the next is
             # tried.
             if datastore.is_usable(image_id):
@@ -57,14 +56,7 @@ class MostUncertain(UnlabeledStrategy):
     def __init__(self, scores: ScoreBoard) -> None:
         super().__init__("The case the current model is least sure of; by name before a first model", scores)
 
-    def order(self, image_ids: list[str]) -> list[str]:
-        """By falling score; ties, and cases without a score, by id."""
-
-        def key(image_id: str) -> tuple[float, str]:
-            score = self._scores.get(image_id)
-            return (-score.score if score else 1.0, image_id)
-
-        return sorted(image_ids, key=key)
+    order = "rank"
 
 
 class RandomCase(UnlabeledStrategy):
@@ -73,9 +65,7 @@ class RandomCase(UnlabeledStrategy):
     def __init__(self, scores: ScoreBoard) -> None:
         super().__init__("A random case", scores)
 
-    def order(self, image_ids: list[str]) -> list[str]:
-        """Shuffled."""
-        return random.sample(image_ids, len(image_ids))
+    order = "random"
 
 
 class First(UnlabeledStrategy):
@@ -84,9 +74,7 @@ class First(UnlabeledStrategy):
     def __init__(self, scores: ScoreBoard) -> None:
         super().__init__("The first case by name", scores)
 
-    def order(self, image_ids: list[str]) -> list[str]:
-        """As given: by id."""
-        return image_ids
+    order = "id"
 
 
 def make_strategies(scores: ScoreBoard) -> dict[str, UnlabeledStrategy]:

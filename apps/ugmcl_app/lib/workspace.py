@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from .catalogue.database import Database
 
 
 def write_file_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -29,8 +33,20 @@ def write_file_atomic(path: Path, write: Callable[[Path], None]) -> None:
         # mkstemp makes files private; the project's own files follow the user's umask like any other.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a renamed file outlives a power cut under its new name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems cannot; they flush by themselves
+    finally:
+        os.close(handle)
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -76,10 +92,24 @@ def _umask() -> int:
 
 
 class Workspace:
-    """The folder of one project's models, rounds, split, scores and maps."""
+    """The folder of one project's models, rounds, split, scores and maps, and its catalogue.
 
-    def __init__(self, root: Path | str) -> None:
+    Attributes:
+        root: The folder.
+        database_url: Where the catalogue is; empty: in `catalogue_file`.
+    """
+
+    def __init__(self, root: Path | str, database_url: str = "") -> None:
         self.root = Path(root).expanduser().resolve()
+        self.database_url = database_url
+        self._database: Database | None = None
+        self._database_lock = threading.Lock()
+        self.catalogue_file = self.root / "catalogue.db"
+        """The catalogue, unless `database_url` names another place."""
+        self.labels = self.root / "labels"
+        """Every version of every label, by content, with its record."""
+        self.quarantine = self.root / "quarantine"
+        """Damaged files that a start replaced by a sound copy."""
         self.models = self.root / "models"
         """One folder a model version."""
         self.maps = self.root / "maps"
@@ -99,9 +129,22 @@ class Workspace:
             folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
-    def of(cls, studies: Path | str, conf_workspace: str = "") -> Workspace:
+    def of(cls, studies: Path | str, conf_workspace: str = "", database_url: str = "") -> Workspace:
         """The workspace of a studies folder: `conf_workspace`, or `.ugmcl` inside the folder."""
-        return cls(Path(conf_workspace) if conf_workspace else Path(studies) / ".ugmcl")
+        root = Path(conf_workspace) if conf_workspace else Path(studies) / ".ugmcl"
+        return cls(root, database_url)
+
+    @property
+    def database(self) -> Database:
+        """The catalogue, opened and brought to the present schema when it is first asked for."""
+        with self._database_lock:
+            if self._database is None:
+                # Imported here: a round's worker process uses folders, not the catalogue.
+                from .catalogue.database import Database
+
+                in_file = f"sqlite:///{self.catalogue_file}"
+                self._database = Database(self.database_url or in_file)
+            return self._database
 
     def bind(self, studies: Path | str, labels: Sequence[str], in_use: bool) -> None:
         """Tie the workspace to one project: its class names and, outside its studies, its folder.

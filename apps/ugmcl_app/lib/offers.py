@@ -1,0 +1,273 @@
+"""offers: which reader gets which case next, so that no two work on the same one.
+
+A reader is who logged in, else the non-empty `client_id` of the request, else nobody. A named reader has one
+case at a time and gets the same one again until the label is saved, the case is given back or skipped, or its
+time is over. An anonymous request gets the free case that was given to anyone longest ago, or never: nobody
+would give a lease back for it. Nothing is offered only when every case is labeled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from .catalogue import cases, leases
+from .catalogue.database import Database
+from .catalogue.schema import PRESENT, Case, Lease
+from .datastore import FolderDatastore
+from .errors import Refusal
+
+_PAGE = 50
+_MAX_NAME = 200
+_MAX_REASON = 1000
+
+
+class Offer(NamedTuple):
+    """A case for a reader.
+
+    Attributes:
+        id: The case.
+        expires_at: Until when it is theirs alone, in seconds since 1970; None: it is not.
+    """
+
+    id: str
+    expires_at: float | None
+
+
+def reader_of(request: dict[str, Any]) -> str:
+    """The reader a request comes from; empty: nobody said."""
+    name = request.get("client_id")  # until there is a login; what else a request says of itself is no proof
+    return name.strip().replace("\0", "")[:_MAX_NAME] if isinstance(name, str) else ""
+
+
+class CaseOffers:
+    """Gives the cases of one project to its readers. Thread-safe, in several processes too.
+
+    Args:
+        datastore: The project's scans.
+        database: Its catalogue.
+        lease_s: Seconds without a sign of life after which a case is free again.
+    """
+
+    def __init__(self, datastore: FolderDatastore, database: Database, lease_s: float) -> None:
+        self._datastore, self._database, self._lease_s = datastore, database, lease_s
+
+    def next(self, reader: str, strategy: str, order: str) -> Offer | None:
+        """The case for a reader now; None when every case is labeled.
+
+        Args:
+            reader: As `reader_of`.
+            strategy: The name of the strategy, kept with the lease.
+            order: The strategy's order, as in `FolderDatastore.unlabeled_in_order`.
+        """
+        if not reader:
+            return self._next_for_nobody(order)
+        found = self._again(reader) or self._lease_one(reader, strategy, order)
+        # Again: another request of the same reader may have taken the last one meanwhile.
+        return found or self._again(reader) or self._shared(reader)
+
+    def heartbeat(self, case_id: str, reader: str) -> Offer:
+        """A sign of life; Refusal 409 if the reader does not have the case."""
+
+        def renew(session: Session) -> Offer:
+            lease = self._own(session, case_id, reader)
+            leases.renew(lease, time.time(), self._lease_s)
+            return Offer(case_id, lease.expires_at)
+
+        return self._database.write(renew)
+
+    def give_back(self, case_id: str, reader: str, skipped: bool = False, reason: str = "") -> None:
+        """End a reader's lease; a skipped case is not offered to them again while there are others."""
+
+        def end(session: Session) -> None:
+            lease = self._own(session, case_id, reader)
+            how = leases.SKIPPED if skipped else leases.RELEASED
+            leases.end(lease, how, time.time(), reason.replace("\0", "")[:_MAX_REASON])
+
+        self._database.write(end)
+
+    def current(self) -> list[dict[str, Any]]:
+        """The leases in force, oldest first."""
+        with self._database.read() as session:
+            found = leases.open_leases(session, time.time())
+        keys = ("case_id", "reader", "strategy", "granted_at", "heartbeat_at", "expires_at")
+        return [{key: getattr(lease, key) for key in keys} for lease in found]
+
+    def plan(self, case_id: str, priority: int | None, assigned_to: str | None) -> dict[str, Any]:
+        """Set by hand how early a case is offered, and to whom; Refusal 404 for an unknown one.
+
+        Args:
+            case_id: The case.
+            priority: Above 0 earlier than by score, below 0 later; None: as it is.
+            assigned_to: The only reader to offer it to; empty: anyone; None: as it is.
+        """
+
+        def change(session: Session) -> dict[str, Any]:
+            found = cases.lock(session, [case_id]).get(case_id)
+            if found is None or found.state != PRESENT:
+                raise Refusal(404, f"There is no image {case_id[:200]!r} in this project.")
+            if priority is not None:
+                cases.set_priority(found, priority)
+            if assigned_to is not None:
+                cases.assign(found, reader_of({"client_id": assigned_to}) or None)
+            return {"id": case_id, "priority": found.priority, "assigned_to": found.assigned_to}
+
+        return self._database.write(change)
+
+    # --- named readers
+
+    def _again(self, reader: str) -> Offer | None:
+        """The case a reader has already, if it is still theirs and still to do."""
+
+        def renew(session: Session) -> Offer | None:
+            lease = leases.of_reader(session, reader)
+            if lease is None:
+                return None
+            case, now = cases.lock(session, [lease.case_id]).get(lease.case_id), time.time()
+            session.refresh(lease)
+            if lease.ended_at is None and case is not None and case.state == PRESENT and not case.labeled:
+                # Also when its time is over: nobody else has come for it.
+                leases.renew(lease, now, self._lease_s)
+                return Offer(lease.case_id, lease.expires_at)
+            if lease.ended_at is None:
+                leases.end(lease, leases.RELEASED, now, "the case is no longer to be labeled")
+            return None
+
+        offer = self._database.write(renew)
+        return offer if offer is None or self._datastore.is_usable(offer.id) else self._again(reader)
+
+    def _lease_one(self, reader: str, strategy: str, order: str) -> Offer | None:
+        """A free case of the reader's own, chosen and leased in one transaction; None if there is none."""
+        while True:
+            chances = self._chances(order)
+            try:
+                found = self._database.write(lambda s: self._grant_first(s, reader, strategy, order, chances))  # noqa: B023
+            except IntegrityError:  # another request of the same reader was faster
+                return self._again(reader)
+            if found is None:
+                return None
+            if found.expires_at is None:
+                time.sleep(0.005)  # taken while it was looked for
+                continue
+            # The first time a scan is given to anyone, all of it is read: an unusable one is set aside.
+            if self._datastore.is_usable(found.id):
+                return found
+            self._again(reader)  # ends the lease
+
+    def _chances(self, order: str) -> list[str]:
+        """For the order `random`: some cases to try first."""
+        return (
+            list(itertools.islice(self._datastore.unlabeled_in_order(order), 3)) if order == "random" else []
+        )
+
+    def _grant_first(
+        self, session: Session, reader: str, strategy: str, order: str, chances: list[str]
+    ) -> Offer | None:
+        now = time.time()
+        mine = select(Case).where(*_TO_DO, ~leases.in_force(now), ~leases.skipped(reader))
+        free = mine.where(Case.assigned_to.is_(None))
+        by_rank = (Case.priority.desc(), Case.rank_score.desc(), Case.id)
+        # Asked for by itself: as a condition below, SQLite would walk through every case by rank.
+        own = list(session.scalars(select(Case.id).where(Case.assigned_to == reader)))
+        tries = [
+            *([mine.where(Case.id.in_(own)).order_by(*by_rank)] if own else []),
+            *(free.where(Case.id == case_id) for case_id in chances),
+            free.order_by(*by_rank) if order == "rank" else free.order_by(Case.id),
+        ]
+        for rows in tries:
+            case = session.scalar(rows.limit(1).with_for_update(skip_locked=True, of=Case))
+            if case is not None:
+                lease = leases.grant(session, case, reader, strategy, now, self._lease_s)
+                if lease is None:
+                    return Offer(case.id, None)
+                cases.touch(session, case.id, case.leased_at, now)
+                return Offer(case.id, lease.expires_at)
+        # None, or one that another transaction had locked just then, and that may turn out to be free.
+        missed = session.scalar(mine.where(_for_anyone_or(reader)).limit(1))
+        return None if missed is None else Offer(missed.id, None)
+
+    def _shared(self, reader: str) -> Offer | None:
+        """Everything that is left is in work, assigned or skipped: the case given out longest ago, to share;
+        one that the reader skipped last of all."""
+        skipped = []
+        for case_id, _ in self._by_last_lease("rank", free=False):
+            with self._database.read() as session:
+                if leases.skipped_by(session, reader, [case_id]):
+                    skipped.append(case_id)
+                    continue
+            if self._datastore.is_usable(case_id):
+                return Offer(case_id, None)
+        return Offer(skipped[0], None) if skipped else None
+
+    # --- nobody
+
+    def _next_for_nobody(self, order: str) -> Offer | None:
+        for free in (True, False):
+            chances = self._by_chance() if order == "random" and free else iter(())
+            for case_id, before in itertools.chain(chances, self._by_last_lease(order, free)):
+                if not self._datastore.is_usable(case_id):
+                    continue
+                now = max(time.time(), before + 1e-6)  # a clock set back must not offer it at once again
+                if self._database.write(lambda s, i=case_id, b=before, n=now: cases.touch(s, i, b, n)):  # type: ignore[misc]
+                    return Offer(case_id, None)
+        return None
+
+    def _by_chance(self) -> Iterator[tuple[str, float]]:
+        """A few of the cases given out longest ago, or never, each with equal chance."""
+        for _ in range(5):
+            with self._database.read() as session:
+                oldest = session.scalar(select(func.min(Case.leased_at)).where(*_TO_DO))
+                where = (*_TO_DO, Case.leased_at == oldest)
+                count = session.scalar(select(func.count()).select_from(Case).where(*where)) or 0
+                if not count:
+                    return
+                rows = select(Case.id, leases.in_force(time.time()), Case.assigned_to).where(*where)
+                offset = random.randrange(count)
+                found = session.execute(rows.order_by(Case.id).offset(offset).limit(1)).first()
+            if found is not None and not found[1] and found[2] is None:
+                yield found[0], float(oldest or 0.0)
+
+    def _by_last_lease(self, order: str, free: bool) -> Iterator[tuple[str, float]]:
+        """Unlabeled cases, never given out first, then longest ago; equals in the strategy's order."""
+        rows: Select[str, float] = select(Case.id, Case.leased_at).where(*_TO_DO)
+        if free:
+            rows = rows.where(~leases.in_force(time.time()), Case.assigned_to.is_(None))
+        if order == "rank":
+            rows = rows.order_by(Case.leased_at, Case.priority.desc(), Case.rank_score.desc(), Case.id)
+        else:
+            rows = rows.order_by(Case.leased_at, Case.id)
+        offset = 0
+        while True:
+            with self._database.read() as session:
+                page = [(row[0], row[1]) for row in session.execute(rows.offset(offset).limit(_PAGE))]
+            if not page:
+                return
+            yield from page
+            offset += len(page)
+
+    # --- helpers
+
+    @staticmethod
+    def _own(session: Session, case_id: str, reader: str) -> Lease:
+        lease = leases.of_reader(session, reader) if reader else None
+        if lease is None or lease.case_id != case_id:
+            raise Refusal(
+                409,
+                f"The case {case_id[:200]!r} is not leased to {reader[:80]!r}; ask for a case with "
+                "POST /activelearning/most_uncertain and the same client_id.",
+            )
+        return lease
+
+
+_TO_DO = (Case.state == PRESENT, Case.labeled.is_(False))
+
+
+def _for_anyone_or(reader: str) -> ColumnElement[bool]:
+    return or_(Case.assigned_to.is_(None), Case.assigned_to == reader)

@@ -1,0 +1,177 @@
+"""What a killed process, a damaged file or a lost database leaves: no acknowledged label is lost, and the
+next start says what it mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.catalogue.label_store import LabelStore
+from lib.workspace import Workspace
+from tests.app.scan_support import cut
+from tests.catalogue.label_support import final_file, label_file, open_store
+
+KILLED_AT = """
+import os, sys
+from lib.catalogue import labels
+from lib.catalogue.database import Database
+from lib.catalogue.label_store import LabelStore
+from lib.datastore import FolderDatastore
+from lib.workspace import Workspace
+scans, url, step, *files = sys.argv[1:]
+store = FolderDatastore(scans, Workspace.of(scans, database_url=url), {"foreground": 1})
+store.save_label("a", files[0], "final", {"client_id": "ann"})
+print("acknowledged", flush=True)
+die = lambda *_, **__: os._exit(9)
+if step == "before the record":
+    LabelStore.announce = die
+elif step == "before the rename":
+    Database.write = die
+elif step == "before the commit":
+    labels.enter = die
+elif step == "after the commit":
+    LabelStore.settle = die
+store.save_label("a", files[1], "final", {"client_id": "bob"})
+"""
+
+
+def killed_at(step: str, scans: Path, url: str, files: list[Path]) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, str(scans), url, step, *map(str, files)],
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (9, b"acknowledged\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "readers"),
+    [
+        ("before the record", ["ann"]),
+        ("before the rename", ["ann", "bob"]),
+        ("before the commit", ["ann", "bob"]),
+        ("after the commit", ["ann", "bob"]),
+    ],
+)
+def test_a_kill_at_any_step_of_a_save_loses_and_doubles_nothing(
+    scans: Path, workspace: Workspace, tmp_path: Path, step: str, readers: list[str]
+) -> None:
+    files = [label_file(tmp_path, 0), label_file(tmp_path, 1)]
+    killed_at(step, scans, workspace.database_url, files)
+    store = open_store(scans, workspace)
+    versions = store.label_history("a")
+    assert [version["reader"] for version in versions] == readers
+    assert versions[-1]["state"] == "active"
+    assert store.final_labels() == {"a": versions[-1]["sha256"]}
+    assert LabelStore.digest(final_file(scans, "a").read_bytes()) == versions[-1]["sha256"]
+    mended = [said for said in store.repairs if "was completed" in said]
+    assert len(mended) == (step in ("before the rename", "before the commit"))
+    again = open_store(scans, workspace)
+    assert again.repairs == []
+    assert len(again.label_history("a")) == len(readers)
+
+
+def test_a_damaged_label_is_replaced_by_its_kept_copy_at_the_start(
+    scans: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = open_store(scans, workspace)
+    store.save_label("a", str(label_file(tmp_path)), "final", {"client_id": "ann"})
+    path = final_file(scans, "a")
+    before, damaged = path.read_bytes(), cut(path).read_bytes()
+    again = open_store(scans, workspace)
+    assert path.read_bytes() == before
+    assert again.final_labels() == {"a": LabelStore.digest(before)}
+    assert again.get_label_info("a", "final")["client_id"] == "ann"
+    [said] = again.repairs
+    assert "labels/final/a.nii.gz was damaged and was replaced" in said
+    [kept] = workspace.quarantine.iterdir()
+    assert kept.read_bytes() == damaged
+
+
+def test_a_lost_database_is_rebuilt_with_the_history(scans: Path, project: Workspace, tmp_path: Path) -> None:
+    store = open_store(scans, project)
+    for variant, reader in enumerate(("ann", "bob")):
+        store.save_label("a", str(label_file(tmp_path, variant)), "final", {"client_id": reader})
+    store.save_label("b", str(label_file(tmp_path)), "final", {"client_id": "ann"})
+    store.remove_label("b", "final")
+    before = [store.label_history(case) for case in "ab"]
+    finals = store.final_labels()
+    store._database.close()
+    for file in project.root.glob("catalogue.db*"):
+        file.write_bytes(b"damaged" * 1000)
+    again = open_store(scans, project)
+    assert again.final_labels() == finals
+    told = ("uid", "state", "reader", "sha256", "created_at")
+    assert [[{k: v[k] for k in told} for v in again.label_history(case)] for case in "ab"] == [
+        [{k: v[k] for k in told} for v in versions] for versions in before
+    ]
+    assert any("was damaged" in said for said in again.repairs)
+    assert any("3 label versions" in said for said in again.repairs)
+
+
+def test_what_another_process_is_just_saving_is_not_entered_twice(
+    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(scans, workspace)
+    enter = store._writer.enter
+    started = []
+
+    def slow(*arguments: object) -> None:
+        if not started:
+            started.append(open_store(scans, workspace))  # a second server starts: it finds the announcement
+        enter(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._writer, "enter", slow)
+    store.save_label("a", str(label_file(tmp_path)), "final", {"client_id": "ann"})
+    assert [version["reader"] for version in store.label_history("a")] == ["ann"]
+    assert list(store.final_labels()) == ["a"]
+    assert list(workspace.labels.glob("pending/*")) == []
+
+
+def test_a_cut_off_submission_does_not_replace_a_newer_label(
+    scans: Path, project: Workspace, tmp_path: Path
+) -> None:
+    files = [label_file(tmp_path, 0), label_file(tmp_path, 1)]
+    killed_at("before the rename", scans, "", files)
+    [pending] = project.labels.glob("pending/*.json")
+    kept = pending.read_bytes()
+    pending.unlink()
+    store = open_store(scans, project)
+    time.sleep(0.01)
+    store.save_label("a", str(label_file(tmp_path, 2)), "final", {"client_id": "cleo"})
+    newest = store.final_labels()
+    pending.write_bytes(kept)
+    again = open_store(scans, project)
+    assert again.final_labels() == newest
+    assert {version["reader"] for version in again.label_history("a")} == {"ann", "bob", "cleo"}
+    assert any("a newer one stands" in said for said in again.repairs)
+
+
+def test_old_temporary_files_are_removed_and_young_ones_left(scans: Path, project: Workspace) -> None:
+    old, young = scans / ".old.tmp", scans / ".young.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 3600,) * 2)
+    store = open_store(scans, project)
+    assert not old.exists()
+    assert young.exists()
+    assert store.repairs == ["1 half-written temporary files of an interrupted run were removed."]
+
+
+def test_a_record_without_its_bytes_is_given_up_with_a_word(scans: Path, project: Workspace) -> None:
+    record = {"case_id": "a", "tag": "final", "source": "submitted", "created_at": 1.0, "sha256": "0" * 64}
+    pending = project.labels / "pending"
+    pending.mkdir(parents=True)
+    (pending / "x.json").write_text(json.dumps({**record, "uid": "x", "extension": ".nii.gz"}))
+    store = open_store(scans, project)
+    assert store.final_labels() == {}
+    assert any("send it again" in said for said in store.repairs)
+    assert list(pending.iterdir()) == []

@@ -1,0 +1,293 @@
+"""Which reader gets which case: no two the same one, nobody waits, and nothing is offered only at the end."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time as real_time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from lib import offers
+from lib.datastore import FolderDatastore
+from lib.errors import Refusal
+from lib.offers import CaseOffers, reader_of
+from lib.scores import ScoreBoard
+from lib.workspace import Workspace
+from tests.catalogue.label_support import label_file, open_store
+
+
+class Clock:
+    """Stands in for the clock of `offers`, so that an hour passes at once."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        real_time.sleep(seconds)
+
+    def time(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(offers, "time", found)
+    return found
+
+
+@pytest.fixture
+def store(scans: Path, workspace: Workspace, clock: Clock) -> FolderDatastore:
+    found = open_store(scans, workspace)
+    scores = ScoreBoard(found._workspace)
+    for image_id, score in (("a", 0.2), ("b", 0.7), ("c", 0.5)):
+        scores.put(image_id, score, "v1")
+    return found
+
+
+@pytest.fixture
+def desk(store: FolderDatastore) -> CaseOffers:
+    return CaseOffers(store, store._database, lease_s=3600.0)
+
+
+def ask(desk: CaseOffers, reader: str = "", order: str = "rank") -> str | None:
+    found = desk.next(reader, "most_uncertain", order)
+    return None if found is None else found.id
+
+
+def test_every_reader_gets_another_case_and_the_same_one_again(desk: CaseOffers) -> None:
+    assert [ask(desk, reader) for reader in ("ann", "bob", "cleo")] == ["b", "c", "a"]
+    assert [ask(desk, reader) for reader in ("cleo", "ann", "bob", "ann")] == ["a", "b", "c", "b"]
+    assert [(lease["reader"], lease["case_id"]) for lease in desk.current()] == [
+        ("ann", "b"),
+        ("bob", "c"),
+        ("cleo", "a"),
+    ]
+
+
+def test_a_saved_label_ends_the_lease_whoever_saved_it(
+    desk: CaseOffers, store: FolderDatastore, tmp_path: Path
+) -> None:
+    assert ask(desk, "ann") == "b"
+    store.save_label("b", str(label_file(tmp_path)), "final", {"client_id": "bob"})
+    assert desk.current() == []
+    assert ask(desk, "ann") == "c"
+
+
+def test_a_proposal_ends_no_lease(desk: CaseOffers, store: FolderDatastore, tmp_path: Path) -> None:
+    assert ask(desk, "ann") == "b"
+    store.save_label("b", str(label_file(tmp_path)), "original", {})
+    assert ask(desk, "ann") == "b"
+    assert ask(desk, "bob") == "c"
+
+
+def test_after_its_time_a_case_is_free_again_but_not_while_the_reader_lives(
+    desk: CaseOffers, clock: Clock
+) -> None:
+    assert ask(desk, "ann") == "b"
+    clock.now += 3000
+    assert desk.heartbeat("b", "ann").expires_at == pytest.approx(clock.now + 3600, abs=1)
+    clock.now += 3000
+    assert ask(desk, "bob") == "c"
+    clock.now += 3700
+    assert ask(desk, "cleo") == "b"
+    assert ask(desk, "ann") == "c", "bob's time is over too"
+    with pytest.raises(Refusal, match="'b' is not leased to 'ann'") as refusal:
+        desk.heartbeat("b", "ann")
+    assert refusal.value.status_code == 409
+
+
+def test_a_case_given_back_is_free_and_a_skipped_one_goes_to_others(desk: CaseOffers) -> None:
+    assert ask(desk, "ann") == "b"
+    desk.give_back("b", "ann")
+    assert ask(desk, "ann") == "b"
+    desk.give_back("b", "ann", skipped=True, reason="motion artifact")
+    assert ask(desk, "ann") == "c"
+    assert ask(desk, "bob") == "b"
+
+
+def test_nothing_is_offered_only_when_every_case_is_labeled(
+    desk: CaseOffers, store: FolderDatastore, tmp_path: Path
+) -> None:
+    for reader in ("ann", "bob", "cleo"):
+        ask(desk, reader)
+    shared = desk.next("dora", "most_uncertain", "rank")
+    assert shared == ("b", None), "given out longest ago, and not hers alone"
+    assert ask(desk) == "b"
+    for image_id in "abc":
+        store.save_label(image_id, str(label_file(tmp_path)), "final", {})
+    assert [ask(desk, reader) for reader in ("ann", "dora", "")] == [None, None, None]
+
+
+def test_a_reader_who_skipped_all_that_is_left_gets_it_nevertheless(desk: CaseOffers) -> None:
+    for expected in ("b", "c", "a"):
+        assert ask(desk, "ann") == expected
+        desk.give_back(expected, "ann", skipped=True)
+    assert ask(desk, "ann") in {"a", "b", "c"}
+
+
+def test_anonymous_requests_get_the_free_case_given_out_longest_ago(desk: CaseOffers) -> None:
+    assert ask(desk, "ann") == "b"
+    assert [ask(desk) for _ in range(4)] == ["c", "a", "c", "a"]
+    desk.give_back("b", "ann")
+    assert ask(desk) == "b"
+    assert {ask(desk, order="random") for _ in range(6)} == {"a", "b", "c"}
+    assert desk.current() == []
+
+
+def test_priority_and_assignment_by_hand_come_before_the_score(desk: CaseOffers) -> None:
+    desk.plan("a", priority=1, assigned_to=None)
+    desk.plan("b", priority=None, assigned_to="cleo")
+    assert ask(desk, "ann") == "a"
+    assert ask(desk, "bob") == "c"
+    assert ask(desk, "cleo") == "b"
+    assert desk.plan("b", None, "") == {"id": "b", "priority": 0, "assigned_to": None}
+    with pytest.raises(Refusal, match="no image 'nobody'"):
+        desk.plan("nobody", 1, None)
+
+
+def test_a_reader_is_a_client_id_that_is_not_empty() -> None:
+    assert [reader_of({"client_id": name}) for name in (" ann ", "", "  ", None, 3, {})] == [
+        "ann",
+        *[""] * 5,
+    ]
+    assert reader_of({"user": "admin"}) == "", "what a request says of itself is no proof"
+
+
+def test_readers_that_ask_at_the_same_moment_get_different_cases(
+    desk: CaseOffers, scans: Path, workspace: Workspace
+) -> None:
+    other = open_store(scans, workspace)
+    desks = [desk, CaseOffers(other, other._database, 3600.0)]
+    given: dict[str, set[Any]] = {reader: set() for reader in ("ann", "bob", "cleo")}
+    failures: list[BaseException] = []
+
+    def work(number: int, reader: str) -> None:
+        try:
+            for _ in range(5):
+                given[reader].add(desks[number % 2].next(reader, "first", "id"))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(number, reader)) for number in range(2) for reader in given
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    ids = [{offer.id for offer in offered} for offered in given.values()]
+    assert all(len(own) == 1 for own in ids), given
+    assert set().union(*ids) == {"a", "b", "c"}
+
+
+READERS = st.integers(0, 3)
+RUNS = itertools.count()
+
+
+class Reading(RuleBasedStateMachine):
+    """Readers who come and go, on two servers; no case is ever two named readers' own."""
+
+    scans: Path
+    workspace: Workspace
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        offers.time = self.clock  # type: ignore[assignment]
+        self.stores = [open_store(self.scans, self.workspace) for _ in range(2)]
+        self.desks = [CaseOffers(store, store._database, 100.0) for store in self.stores]
+        self.file = label_file(self.scans.parent)
+        for store in self.stores[:1]:
+            for image_id in store.get_labeled_images():
+                store.remove_label(image_id, "final")
+        for lease in self.desks[0].current():
+            self.desks[0].give_back(lease["case_id"], lease["reader"])
+        # Others in each run: what a reader has skipped stays skipped.
+        self.readers = [f"reader {next(RUNS)}-{number}" for number in range(4)]
+        self.own: dict[str, tuple[str, float]] = {}
+        self.labeled: set[str] = set()
+
+    @rule(server=st.integers(0, 1), number=READERS, order=st.sampled_from(["rank", "id", "random"]))
+    def ask(self, server: int, number: int, order: str) -> None:
+        reader = self.readers[number]
+        offer = self.desks[server].next(reader, "any", order)
+        now = self.clock.now
+        if offer is None:
+            assert self.labeled == {"a", "b", "c"}
+            return
+        assert offer.id not in self.labeled
+        held = {case: who for who, (case, until) in self.own.items() if until > now}
+        if offer.expires_at is None:
+            assert set(held) | self.labeled | self.skipped(reader) == {"a", "b", "c"}
+            return
+        assert held.get(offer.id, reader) == reader, "another reader's case"
+        before = self.own.get(reader)
+        if before is not None and before[1] > now:
+            assert offer.id == before[0], "the same reader gets the same case"
+        self.own[reader] = (offer.id, offer.expires_at)
+
+    def skipped(self, reader: str) -> set[str]:
+        with self.stores[0]._database.read() as session:
+            return offers.leases.skipped_by(session, reader, "abc")
+
+    @rule(server=st.integers(0, 1), number=READERS, skipped=st.booleans())
+    def give_back(self, server: int, number: int, skipped: bool) -> None:
+        reader = self.readers[number]
+        held = self.own.pop(reader, None)
+        if held is not None and held[1] > self.clock.now:
+            self.desks[server].give_back(held[0], reader, skipped=skipped)
+
+    @rule(server=st.integers(0, 1), number=READERS)
+    def save(self, server: int, number: int) -> None:
+        reader = self.readers[number]
+        held = self.own.get(reader)
+        if held is not None and held[0] not in self.labeled:
+            self.stores[server].save_label(held[0], str(self.file), "final", {"client_id": reader})
+            self.labeled.add(held[0])
+            self.own = {who: own for who, own in self.own.items() if own[0] != held[0]}
+
+    @rule(seconds=st.sampled_from([30.0, 101.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def anonymous(self) -> None:
+        offer = self.desks[0].next("", "any", "rank")
+        assert (offer is None) == (self.labeled == {"a", "b", "c"})
+
+    @invariant()
+    def nobody_shares_a_lease(self) -> None:
+        if hasattr(self, "desks"):
+            leased = [lease["case_id"] for lease in self.desks[1].current()]
+            assert len(leased) == len(set(leased))
+            assert not set(leased) & self.labeled
+
+
+@pytest.fixture
+def own_clock() -> Iterator[None]:
+    real = offers.time
+    yield
+    offers.time = real  # type: ignore[misc]
+
+
+def test_any_order_of_readers_keeps_every_case_to_one(
+    scans: Path, workspace: Workspace, own_clock: None
+) -> None:
+    class Here(Reading):
+        pass
+
+    Here.scans, Here.workspace = scans, workspace
+    few = settings(
+        max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(Here, settings=few)  # type: ignore[no-untyped-call]
