@@ -165,3 +165,14 @@ def test_no_module_exceeds_the_hard_length_limit() -> None:
         if count > LINES_ASKED:
             print(f"{count:4d} lines, {LINES_ASKED} asked: {name}")  # shown when the test fails, or with -s
     assert max(lines.values()) <= LINES_ALLOWED, "split the longest modules listed above by concept"
+
+
+def test_no_test_patches_a_module_of_the_app_by_its_name() -> None:
+    """MONAI Label unloads `lib` when it loads an app: a name may then mean another module than was imported."""
+    named = re.compile(r"setattr\(\s*[\"']lib\.")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if named.search(path.read_text())
+    ]
+    assert found == [], "import the module and patch that one"

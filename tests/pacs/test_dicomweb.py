@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.pacs import dicomweb
 from lib.pacs.connection import (
     PacsAnswerUnusable,
     PacsConnection,
@@ -53,7 +54,7 @@ def test_an_unchanged_list_is_known_to_be_unchanged(pacs: SmallPacs, web: DicomW
 def test_a_long_list_is_read_page_by_page(
     pacs: SmallPacs, web: DicomWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.pacs.dicomweb.PAGE", 2)
+    monkeypatch.setattr(dicomweb, "PAGE", 2)
     for _ in range(5):
         pacs.add(phantom_series(PLANS["axial"])[:2])
     assert len(web.list_series("MR").series) == 5

@@ -20,6 +20,7 @@ from lib.dicom.references import BY_HAND, Maker
 from lib.dicom.segmentation_reading import read_segmentation
 from lib.dicom.segmentation_writing import BINARY, write_segmentation
 from lib.dicom.series import read_grid, read_series
+from lib.pacs import cache as cache_module
 from lib.pacs.cache import SeriesCache
 from lib.pacs.connection import PacsConnection, PacsRefused, PacsUnavailable
 from lib.pacs.dicomweb import DicomWeb
@@ -199,7 +200,7 @@ def test_stopped_in_the_middle_of_a_fetch_it_goes_on_where_it_was(
 
     web_instances = web.list_instances(study, uid)
     with monkeypatch.context() as patch:
-        patch.setattr("lib.pacs.cache._FEW", 0)
+        patch.setattr(cache_module, "_FEW", 0)
         patch.setattr(web, "fetch_series", one_by_one)
         with pytest.raises(PacsUnavailable):
             cache.get(study, uid)

@@ -195,6 +195,20 @@ def test_the_history_of_a_label_is_told(server: Server) -> None:
     assert server.get("/datastore/label/history?label=nobody").status_code == 404
 
 
+@pytest.fixture
+def three_more(server: Server) -> Iterator[None]:
+    """Unlabeled scans, since other tests label those that there are."""
+    names = ["more_0", "more_1", "more_2"]
+    scan = server.studies / f"{server.cases[0]}.nii.gz"
+    for name in names:
+        with scan.open("rb") as file:
+            assert server.put(f"/datastore/?image={name}", files={"file": (f"{name}.nii.gz", file)}).ok
+    yield
+    for name in names:
+        assert requests.delete(f"{server.url}/datastore/?id={name}", timeout=60).ok
+
+
+@pytest.mark.usefixtures("three_more")
 def test_readers_get_cases_of_their_own_until_they_give_them_back(server: Server) -> None:
     def ask(reader: str) -> Any:
         return server.post("/activelearning/most_uncertain", json={"client_id": reader}).json()
