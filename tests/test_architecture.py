@@ -168,7 +168,7 @@ def test_no_module_exceeds_the_hard_length_limit() -> None:
 
 
 def test_no_test_patches_a_module_of_the_app_by_its_name() -> None:
-    """MONAI Label unloads `lib` when it loads an app: a name may then mean another module than was imported."""
+    """MONAI Label unloads `lib` when it loads an app; a name may then mean another one."""
     named = re.compile(r"setattr\(\s*[\"']lib\.")
     found = [
         str(path.relative_to(ROOT))
