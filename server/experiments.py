@@ -136,7 +136,7 @@ def is_named(run: Experiment, names: list[str]) -> bool:
 def summary(runs: list[Experiment], given: argparse.Namespace, precision: Precision) -> dict[str, Any]:
     """The content of hippocampus.json, from the runs that are finished."""
     read = [(run, read_record(given.work / f"{run.name}.json")) for run in runs]
-    records = [record for run, record in read if record and record["fingerprint"] == run.fingerprint]
+    records = [record for run, record in read if record and run.has_result(record)]
     groups = tabulate(records)
     return {
         **groups,

@@ -148,3 +148,28 @@ def test_values_that_came_later_identify_a_run_only_where_they_are_used() -> Non
     assert changed.identity()["train"]["gradient_clip"] == 0.0
     assert "compile" not in changed.identity()["train"]
     assert plain.identity()["train"]["steps"] == plain.train.steps
+
+
+def test_how_scans_are_segmented_makes_no_other_training_run() -> None:
+    assert tiny_config(infer={"mirror": "off", "mc_samples": 5}).identity() == tiny_config().identity()
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({"augmentation": "full", "flip_axes": (0, 1)}, True),
+        ({"augmentation": "full", "flip_axes": (1,)}, False),
+        ({"augmentation": "flips"}, True),
+        ({"augmentation": "none"}, False),
+    ],
+)
+def test_inference_mirrors_only_what_training_mirrored(train: dict[str, Any], expected: bool) -> None:
+    assert tiny_config(train=train, infer={"mirror": "trained"}).mirrors is expected
+    assert not tiny_config(train=train, infer={"mirror": "off"}).mirrors
+
+
+def test_passes_drop_no_more_than_training_did() -> None:
+    assert tiny_config(network={"dropout": 0.5}, infer={"mc_dropout": 0.2}).mc_dropout == 0.2
+    assert tiny_config(network={"dropout": 0.1}, infer={"mc_dropout": 0.2}).mc_dropout == 0.1
+    with pytest.raises(ValueError, match=r"mc_dropout is 0\.0; it must lie in \(0, 1\]"):
+        tiny_config(infer={"mc_dropout": 0.0})

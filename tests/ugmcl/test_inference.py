@@ -10,7 +10,7 @@ from tests.ugmcl.toy_scans import FP32, ball_case, tiny_config
 from ugmcl import inference
 from ugmcl.checkpoint import Checkpoint
 from ugmcl.config import Config
-from ugmcl.inference import Prediction, Predictor, window_channels
+from ugmcl.inference import Prediction, Predictor, two_sided_channels, window_channels
 from ugmcl.network import DualTaskVNet
 from ugmcl.precision import Precision
 from ugmcl.preprocessing import WorkingGrid
@@ -219,6 +219,41 @@ def test_window_channels_hold_the_deterministic_and_the_monte_carlo_probabilitie
         assert torch.allclose(channels[:, 3:6].sum(dim=1), torch.ones(1), atol=1e-5)
         assert window_channels(network, image, config, 0, None).shape[1] == 3
     assert 0 <= channels.min() <= channels.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_both_sides_count_alike_and_passes_by_their_number(samples: int) -> None:
+    config = tiny_config(2, network={"dropout": 0.0}, train={"augmentation": "full", "flip_axes": (0,)})
+    torch.manual_seed(0)
+    network = DualTaskVNet(config.network).eval()
+    image = torch.randn(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        seen = network(image).logits.softmax(dim=1)
+        mirrored = network(image.flip(2)).logits.softmax(dim=1).flip(2)
+        both = two_sided_channels(network, image, config, samples, torch.Generator().manual_seed(0))
+    assert not torch.allclose(seen, mirrored, atol=1e-3)
+    assert torch.allclose(both[:, :3], (seen + mirrored) / 2, atol=1e-6)
+    if samples:  # without dropout every pass is the plain one: two of three see the windows as they are
+        expected = seen if samples == 1 else (2 * seen + mirrored) / 3
+        assert torch.allclose(both[:, 3:], expected, atol=1e-6)
+
+
+def test_a_project_that_never_mirrors_is_segmented_as_it_is() -> None:
+    one_sided = tiny_config(train={"augmentation": "full", "flip_axes": (1, 2)})
+    mirrored = tiny_config(train={"augmentation": "full", "flip_axes": (0,)})
+    off = tiny_config(train={"augmentation": "full", "flip_axes": (0,)}, infer={"mirror": "off"})
+    maps = [untrained(c).predict(VOLUMES["oblique"]).uncertainty for c in (one_sided, off, mirrored)]
+    assert np.array_equal(maps[0], maps[1])
+    assert not np.allclose(maps[0], maps[2], atol=1e-3)
+
+
+def test_a_mirrored_scan_gets_the_mirrored_labels() -> None:
+    config = tiny_config(train={"augmentation": "full", "flip_axes": (0,)})
+    volume = ball_case("a", edge=32)[0]  # windows lie alike from both ends
+    image = Volume(volume.array[::-1].copy(), volume.affine)
+    predictor = untrained(config)
+    seen, mirrored = (predictor.predict(v, uncertainty=False).probs for v in (volume, image))
+    assert np.allclose(seen[:, ::-1], mirrored, atol=1e-4)
 
 
 def test_a_network_that_copies_intensity_labels_the_bright_ball_exactly() -> None:

@@ -94,6 +94,23 @@ def test_a_finished_run_is_not_touched_again(pack: Path, tmp_path: Path) -> None
     assert times[0] == times[1]
 
 
+def test_another_way_to_segment_keeps_the_networks_and_predicts_again(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert experiment(pack, tmp_path / "w", "--methods", "ua_mt") == 0
+    (folder,) = [path.parent for path in (tmp_path / "w").glob("*/run.json")]
+    before, weights = content(folder / "predictions.npz"), (folder / "teacher.pt").stat().st_mtime_ns
+    monkeypatch.setattr(packed_runs, "train_experiment", lambda *_: pytest.fail("trained again"))
+    assert experiment(pack, tmp_path / "w", "--methods", "ua_mt", "--set", "infer.overlap=0.25") == 0
+    after, record = content(folder / "predictions.npz"), read_record(folder / "run.json")
+    assert record is not None
+    assert record["config"]["infer"]["overlap"] == 0.25
+    assert record["prediction_provenance"]["versions"]["torch"] == torch.__version__
+    assert (folder / "teacher.pt").stat().st_mtime_ns == weights
+    maps = [name for name in before if name.startswith("map/predictive_entropy")]
+    assert any((before[name] != after[name]).any() for name in maps)
+
+
 class Killed(BaseException):
     pass
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,22 @@ class Experiment:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the configuration, the cases, their origin or the number of threads."""
+        """Changes with the configuration of training, the cases, their origin or the number of threads."""
         sets = (self.labeled, self.unlabeled, self.test, self.ranking)
         cases = [[case.id for case in one] for one in sets]
         known = [self.config.identity(), self.seed, cases, self.threads or torch.get_num_threads()]
         known += [self.origin] if self.origin else []
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+    def network(self, path: Path) -> Checkpoint:
+        """A checkpoint of this run, to be evaluated as the configuration says today."""
+        return replace(load_checkpoint(path), config=self.config)
+
+    def has_result(self, record: dict[str, Any] | None) -> bool:
+        """Whether a record is of this run, evaluated as its configuration says."""
+        if record is None or record.get("fingerprint") != self.fingerprint:
+            return False
+        return bool(record["config"]["infer"] == self.config.to_dict()["infer"])
 
 
 def run_experiment(
@@ -95,7 +105,7 @@ def run_experiment(
     """
     finished = folder / f"{experiment.name}.json"
     record = read_record(finished)
-    if record is not None and record["fingerprint"] == experiment.fingerprint:
+    if record is not None and experiment.has_result(record):
         return record
     workdir = folder / f"{experiment.name}-{experiment.fingerprint}"
     trained = train_experiment(experiment, load, workdir, precision, progress, should_stop)
@@ -169,7 +179,7 @@ def _evaluation(
     """Means of both networks on the test cases, and every case of the model with its uncertainty."""
     start = time.perf_counter()
     role = model_of(experiment.config)
-    model = load_checkpoint(workdir / f"{role}.pt")
+    model = experiment.network(workdir / f"{role}.pt")
 
     def measure(checkpoint: Checkpoint, cases: Sequence[TrainingCase], uncertainty: bool) -> dict[str, Any]:
         return evaluate(checkpoint, cases, load, precision=precision, uncertainty=uncertainty)
@@ -178,7 +188,7 @@ def _evaluation(
     cases = {"test": test, "ranking": ranking}
     means: dict[str, Any] = {role: average(cases["test"])}
     if role == "teacher":
-        student = load_checkpoint(workdir / "student.pt")
+        student = experiment.network(workdir / "student.pt")
         means["student"] = average(measure(student, experiment.test, False))
     return {"test": means, "cases": cases, "evaluation_seconds": round(time.perf_counter() - start, 1)}
 

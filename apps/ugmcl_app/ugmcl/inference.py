@@ -2,7 +2,8 @@
 
 Each window runs the encoder once. The deterministic decoder pass gives the segmentation, T dropout passes of
 the decoder on the same features give the uncertainty: 1 encoder and 1 + T decoder passes instead of 1 + T of
-each.
+each. Where training mirrored scans, the mirror image of each window is seen, too: 2 encoder and 2 + T decoder
+passes, whose mean is more often right and finds more of its errors (docs/results.md).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def window_channels(
     generator: torch.Generator | None,
     measures: Sequence[str] = (),
 ) -> Tensor:
-    """All that is blended over windows, stacked as channels.
+    """What the network says of windows as they are, stacked as channels.
 
     Args:
         network: In evaluation mode.
@@ -86,8 +87,9 @@ def window_channels(
     if samples == 0:
         return probs
     passes = stochastic_passes(
-        network, features, samples, generator, distances=False, entropies="mutual_information" in measures
-    )
+        network, features, samples, generator,
+        distances=False, entropies="mutual_information" in measures, rate=config.mc_dropout,
+    )  # fmt: skip
     channels = [probs, passes.probs]
     if passes.expected_entropy is not None:
         channels.append(passes.expected_entropy)
@@ -95,6 +97,34 @@ def window_channels(
         difference = (probs[:, 1:] - sdm_to_probability(output.sdm.float(), config.loss.sharpness)).abs()
         channels.append(difference.amax(dim=1, keepdim=True))
     return torch.cat(channels, dim=1)
+
+
+def two_sided_channels(
+    network: DualTaskVNet,
+    image: Tensor,
+    config: Config,
+    samples: int,
+    generator: torch.Generator | None,
+    measures: Sequence[str] = (),
+) -> Tensor:
+    """`window_channels` of windows and of their mirror images, averaged; each side has half of the T passes.
+
+    When `Config.mirrors` is false, windows are seen as they are.
+
+    Source: test-time augmentation together with dropout, Wang et al. 2019.
+    """
+    if not config.mirrors:
+        return window_channels(network, image, config, samples, generator, measures)
+    left = samples // 2
+    seen = window_channels(network, image, config, samples - left, generator, measures)
+    mirrored = window_channels(network, image.flip(2), config, left, generator, measures).flip(2)
+    classes = config.network.classes + 1
+    # Probabilities without dropout count alike, what the passes give counts by their number.
+    plain = torch.lerp(seen[:, :classes], mirrored[:, :classes], 0.5)
+    drawn = seen[:, classes:]
+    if left > 0:
+        drawn = torch.lerp(drawn, mirrored[:, classes:], left / samples)
+    return torch.cat([plain, drawn], dim=1)
 
 
 class Predictor:
@@ -213,7 +243,7 @@ class Predictor:
         def predictor(windows: Tensor) -> Tensor:
             with self.precision.autocast():
                 arranged = self.precision.arrange(windows)
-                return window_channels(
+                return two_sided_channels(
                     self._network, arranged, self.config, samples, generator, self.measures
                 )
 

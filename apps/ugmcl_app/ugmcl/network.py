@@ -184,13 +184,14 @@ class DualTaskVNet(nn.Module):
         return not torch.is_grad_enabled() and (self.config.norm != "batch" or not self.training)
 
     def sample_masks(
-        self, batch: int, like: Tensor, generator: torch.Generator | None = None
+        self, batch: int, like: Tensor, generator: torch.Generator | None = None, rate: float | None = None
     ) -> DropoutMasks:
         """Draw the channel masks of one pass on the device and in the precision of `like`.
 
-        The draw happens on the generator's device (the CPU for a reproducible run), then moves.
+        `rate` is the probability of dropping a channel; that of training when `None`. The draw happens on the
+        generator's device (the CPU for a reproducible run), then moves.
         """
-        keep = 1.0 - self.config.dropout
+        keep = 1.0 - (self.config.dropout if rate is None else rate)
         device = generator.device if generator is not None else like.device
 
         def draw(channels: int) -> Tensor:

@@ -183,5 +183,5 @@ def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, 
             crop_offset="published",
             foreground_crops=0.0,
         ),
-        InferConfig(overlap=0.75),
+        InferConfig(mc_dropout=0.5, mirror="off", overlap=0.75),
     )

@@ -168,7 +168,7 @@ def naive_inference(
     probs = output.logits.softmax(dim=1)
     passes = []
     for _ in range(samples):
-        masks = network.sample_masks(len(image), image, generator)
+        masks = network.sample_masks(len(image), image, generator, config.mc_dropout)
         passes.append(full_pass(network, image, masks).logits)
     stored = torch.stack(passes).softmax(dim=2)
     channels = [probs, stored.mean(dim=0)]

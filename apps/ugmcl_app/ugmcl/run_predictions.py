@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import load_checkpoint
 from .config import Config
 from .experiment import Experiment, model_of
 from .inference import Prediction, Predictor
@@ -56,10 +55,10 @@ def predict_run(
         False when `should_stop` ended it; nothing is then written.
     """
     role, measures = model_of(experiment.config), measures_of(experiment.config)
-    model = Predictor(load_checkpoint(checkpoints / f"{role}.pt"), precision=precision, measures=measures)
+    model = Predictor(experiment.network(checkpoints / f"{role}.pt"), precision=precision, measures=measures)
     other = None
     if role == "teacher":
-        other = Predictor(load_checkpoint(checkpoints / "student.pt"), precision=precision)
+        other = Predictor(experiment.network(checkpoints / "student.pt"), precision=precision)
     arrays: dict[str, NDArray[Any]] = {}
     scores: dict[str, dict[str, float]] = {}
     for case in [*experiment.test, *experiment.ranking]:

@@ -65,6 +65,7 @@ def stochastic_passes(
     *,
     distances: bool = True,
     entropies: bool = False,
+    rate: float | None = None,
 ) -> StochasticPasses:
     """T decoder passes over one encoder pass, averaged as they come instead of stored.
 
@@ -75,9 +76,10 @@ def stochastic_passes(
         generator: Source of the dropout masks, for a reproducible result.
         distances: Whether the distance head runs too (only training needs it).
         entropies: Whether each pass's entropy is averaged too (only mutual information needs it).
+        rate: Probability of dropping a channel; that of training when `None`.
     """
     totals: list[Tensor] = []
-    for logits, *sdm in _passes(network, features, samples, generator, distances):
+    for logits, *sdm in _passes(network, features, samples, generator, distances, rate):
         terms = [logits.float().softmax(dim=1)]
         terms += [normalized_entropy(terms[0])] if entropies else []
         terms += [maps.float() for maps in sdm]
@@ -92,6 +94,7 @@ def _passes(
     samples: int,
     generator: torch.Generator | None,
     distances: bool,
+    rate: float | None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The heads' outputs of one dropout pass after the other.
 
@@ -105,7 +108,7 @@ def _passes(
         together = 1
     for first in range(0, samples, together):
         count = min(together, samples - first)
-        masks = [network.sample_masks(batch, features.bottleneck, generator) for _ in range(count)]
+        masks = [network.sample_masks(batch, features.bottleneck, generator, rate) for _ in range(count)]
         repeated = [torch.cat([skip] * count) for skip in features.skips[1:]]  # keeps the memory layout
         wide = Features([features.skips[0], *repeated], torch.cat([features.bottleneck] * count))
         coarse = network.decode_coarse(
