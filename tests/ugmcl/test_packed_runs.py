@@ -101,10 +101,10 @@ def test_another_way_to_segment_keeps_the_networks_and_predicts_again(
     (folder,) = [path.parent for path in (tmp_path / "w").glob("*/run.json")]
     before, weights = content(folder / "predictions.npz"), (folder / "teacher.pt").stat().st_mtime_ns
     monkeypatch.setattr(packed_runs, "train_experiment", lambda *_: pytest.fail("trained again"))
-    assert experiment(pack, tmp_path / "w", "--methods", "ua_mt", "--set", "infer.overlap=0.25") == 0
+    assert experiment(pack, tmp_path / "w", "--methods", "ua_mt", "--set", "infer.mc_dropout=0.5") == 0
     after, record = content(folder / "predictions.npz"), read_record(folder / "run.json")
     assert record is not None
-    assert record["config"]["infer"]["overlap"] == 0.25
+    assert record["config"]["infer"]["mc_dropout"] == 0.5
     assert record["prediction_provenance"]["versions"]["torch"] == torch.__version__
     assert (folder / "teacher.pt").stat().st_mtime_ns == weights
     maps = [name for name in before if name.startswith("map/predictive_entropy")]
