@@ -188,6 +188,11 @@ class TrainConfig:
     "published": the teacher keeps its own buffers, fed by its noisy training-mode passes [C]."""
     mc_samples: int = 2
     """Dropout passes T of the teacher a step; 2 teach as well as 4 and cost less [M]; [P] 8."""
+    mc_dropout: float = 0.5
+    """Probability of dropping a channel in the teacher's passes, in (0, 1], but never more than the network's
+    [P]."""
+    mirror_teacher: str = "off"
+    """"on": the teacher makes half of its passes on a patch's mirror image, left to right; "off" [P]."""
     mc_stream: str = "unlabeled"
     """Which patches the consistency terms see: "unlabeled", or "all" as in [P] and [C]."""
     skip_below: float = 0.006
@@ -230,6 +235,8 @@ class TrainConfig:
         _choice("crop_offset", self.crop_offset, ("inclusive", "published"))
         _choice("data_device", self.data_device, ("auto", "training", "cpu"))
         _choice("compile", self.compile, ("off", "on"))
+        _choice("mirror_teacher", self.mirror_teacher, ("off", "on"))
+        _require(0 < self.mc_dropout <= 1, f"mc_dropout is {self.mc_dropout}; it must lie in (0, 1].")
         for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
@@ -272,7 +279,13 @@ class InferConfig:
 
 LATER_VALUES: dict[str, dict[str, Any]] = {
     "loss": {"dice": "per_sample"},
-    "train": {"gradient_clip": 12.0, "data_device": "auto", "compile": "off"},
+    "train": {
+        "gradient_clip": 12.0,
+        "data_device": "auto",
+        "compile": "off",
+        "mc_dropout": 0.5,
+        "mirror_teacher": "off",
+    },
 }
 """Values that came after the first runs were kept, as those runs had them: they identify a run only where it
 differs, so that its results outlive them."""

@@ -21,7 +21,7 @@ from .sampling import TwoStreamSampler
 from .schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
 from .training_state import TrainingState
 from .types import Batch, DualTaskOutput, LossTerms
-from .uncertainty import certainty_weights, normalized_entropy, stochastic_passes
+from .uncertainty import StochasticPasses, certainty_weights, normalized_entropy, stochastic_passes
 
 
 class Lesson(NamedTuple):
@@ -168,21 +168,39 @@ def teach(run: TrainingState, images: Tensor) -> Lesson:
     config, network, distances = run.config, run.teacher.network, run.config.learns_distances
     if config.train.perturbation == "noise":
         images = clamped_noise(images, run.generator)
-    with run.precision.autocast():
-        features = network.encode(run.precision.arrange(images))
-        if config.loss.uncertainty_weighting == "none":
-            output = network.decode(features)
-            probs = output.logits.float().softmax(dim=1)
-            return Lesson(probs, output.sdm.float() if distances else None, torch.ones_like(probs[:, :1]))
-        samples = config.train.mc_samples
-        passes = stochastic_passes(network, features, samples, run.generator, distances=distances)
+    if config.loss.uncertainty_weighting == "none":
+        with run.precision.autocast():
+            output = network.decode(network.encode(run.precision.arrange(images)))
+        probs = output.logits.float().softmax(dim=1)
+        return Lesson(probs, output.sdm.float() if distances else None, torch.ones_like(probs[:, :1]))
+    probs, sdm = _teacher_passes(run, images, distances)
     threshold = certainty_threshold(
         run.step, config.loss.rampup_fraction * run.steps, config.loss.threshold_start
     )
-    weights = certainty_weights(
-        normalized_entropy(passes.probs), threshold, config.loss.uncertainty_weighting
-    )
-    return Lesson(passes.probs, passes.sdm, weights)
+    weights = certainty_weights(normalized_entropy(probs), threshold, config.loss.uncertainty_weighting)
+    return Lesson(probs, sdm, weights)
+
+
+def _teacher_passes(run: TrainingState, images: Tensor, distances: bool) -> tuple[Tensor, Tensor | None]:
+    """Mean probabilities and distance maps of the T dropout passes, half of them mirrored where asked for."""
+    train, network = run.config.train, run.teacher.network
+    rate = min(train.mc_dropout, run.config.network.dropout)
+    mirrored = train.mc_samples // 2 if train.mirror_teacher == "on" else 0
+
+    def passes(side: Tensor, samples: int) -> StochasticPasses:
+        features = network.encode(run.precision.arrange(side))
+        return stochastic_passes(network, features, samples, run.generator, distances=distances, rate=rate)
+
+    with run.precision.autocast():
+        seen = passes(images, train.mc_samples - mirrored)
+        if not mirrored:
+            return seen.probs, seen.sdm
+        turned = passes(images.flip(2), mirrored)
+    share = mirrored / train.mc_samples
+    probs = torch.lerp(seen.probs, turned.probs.flip(2), share)
+    if seen.sdm is None or turned.sdm is None:
+        return probs, None
+    return probs, torch.lerp(seen.sdm, turned.sdm.flip(2), share)
 
 
 def _descend(run: TrainingState, loss: Tensor) -> None:
