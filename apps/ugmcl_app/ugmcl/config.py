@@ -10,20 +10,10 @@ reproduces the published behavior.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
-T = TypeVar("T")
-
-
-def _require(ok: bool, sentence: str) -> None:
-    if not ok:
-        raise ValueError(sentence)
-
-
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
+from .plain_values import built, choice, plain, require
 
 
 @dataclass(frozen=True)
@@ -42,14 +32,14 @@ class PreprocessConfig:
     [C]."""
 
     def __post_init__(self) -> None:
-        _require(min(self.spacing_mm) > 0, f"spacing_mm is {self.spacing_mm}; every value must be above 0.")
-        _require(min(self.patch) >= 8, f"patch is {self.patch}; every value must be at least 8 voxels.")
+        require(min(self.spacing_mm) > 0, f"spacing_mm is {self.spacing_mm}; every value must be above 0.")
+        require(min(self.patch) >= 8, f"patch is {self.patch}; every value must be at least 8 voxels.")
         low, high = self.clip_percentiles
-        _require(
+        require(
             0 <= low < high <= 100,
             f"clip_percentiles is {self.clip_percentiles}; need 0 <= low < high <= 100.",
         )
-        _choice("padding", self.padding, ("minimum", "zero"))
+        choice("padding", self.padding, ("minimum", "zero"))
 
 
 @dataclass(frozen=True)
@@ -74,16 +64,16 @@ class NetworkConfig:
     cross-task term contradicts itself."""
 
     def __post_init__(self) -> None:
-        _require(self.classes >= 1, f"classes is {self.classes}; a project has at least 1 foreground class.")
-        _require(
+        require(self.classes >= 1, f"classes is {self.classes}; a project has at least 1 foreground class.")
+        require(
             len(self.filters) == len(self.convolutions) >= 2 and min(*self.filters, *self.convolutions) >= 1,
             f"filters are {self.filters} and convolutions {self.convolutions}; "
             "both need the same number of levels, at least 2, and values of at least 1.",
         )
-        _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1).")
-        _choice("norm", self.norm, ("instance", "batch", "group"))
-        _choice("initialization", self.initialization, ("kaiming", "default"))
-        _choice("sdm_head", self.sdm_head, ("separate", "published"))
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must lie in [0, 1).")
+        choice("norm", self.norm, ("instance", "batch", "group"))
+        choice("initialization", self.initialization, ("kaiming", "default"))
+        choice("sdm_head", self.sdm_head, ("separate", "published"))
 
     @property
     def stride(self) -> int:
@@ -134,19 +124,19 @@ class LossConfig:
     one voxel; 1500 in [C] and [D], where the gradient to the distance head vanishes almost everywhere."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.beta <= 1, f"beta is {self.beta}; it must lie in [0, 1].")
+        require(0 <= self.beta <= 1, f"beta is {self.beta}; it must lie in [0, 1].")
         weights = ("sdm_weight", "intra_task_weight", "cross_task_weight", "entropy_weight", "mix_weight")
         for name in weights:
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
-        _require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
-        _require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
-        _require(
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
+        require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
+        require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
+        require(
             self.sdm_truncation > 0 and self.sharpness > 0, "sdm_truncation and sharpness must be above 0."
         )
-        _choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft", "none"))
-        _choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
-        _choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
-        _choice("dice", self.dice, ("per_sample", "published"))
+        choice("uncertainty_weighting", self.uncertainty_weighting, ("mask", "soft", "none"))
+        choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
+        choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
+        choice("dice", self.dice, ("per_sample", "published"))
 
 
 @dataclass(frozen=True)
@@ -225,27 +215,25 @@ class TrainConfig:
     """"on": student and teacher go through `torch.compile` on CUDA, and run as they are where that fails."""
 
     def __post_init__(self) -> None:
-        _choice("method", self.method, ("ug_mcl", "supervised"))
-        _choice("optimizer", self.optimizer, ("adamw", "sgd"))
-        _choice("teacher_buffers", self.teacher_buffers, ("ema", "published"))
-        _choice("mc_stream", self.mc_stream, ("unlabeled", "all"))
-        _choice("perturbation", self.perturbation, ("strong", "noise", "none"))
-        _choice("copy_paste", self.copy_paste, ("off", "on"))
-        _choice("augmentation", self.augmentation, ("full", "flips", "published", "none"))
-        _choice("crop_offset", self.crop_offset, ("inclusive", "published"))
-        _choice("data_device", self.data_device, ("auto", "training", "cpu"))
-        _choice("compile", self.compile, ("off", "on"))
-        _choice("mirror_teacher", self.mirror_teacher, ("off", "on"))
-        _require(0 < self.mc_dropout <= 1, f"mc_dropout is {self.mc_dropout}; it must lie in (0, 1].")
+        choice("method", self.method, ("ug_mcl", "supervised"))
+        choice("optimizer", self.optimizer, ("adamw", "sgd"))
+        choice("teacher_buffers", self.teacher_buffers, ("ema", "published"))
+        choice("mc_stream", self.mc_stream, ("unlabeled", "all"))
+        choice("perturbation", self.perturbation, ("strong", "noise", "none"))
+        choice("copy_paste", self.copy_paste, ("off", "on"))
+        choice("augmentation", self.augmentation, ("full", "flips", "published", "none"))
+        choice("crop_offset", self.crop_offset, ("inclusive", "published"))
+        choice("data_device", self.data_device, ("auto", "training", "cpu"))
+        choice("compile", self.compile, ("off", "on"))
+        choice("mirror_teacher", self.mirror_teacher, ("off", "on"))
+        require(0 < self.mc_dropout <= 1, f"mc_dropout is {self.mc_dropout}; it must lie in (0, 1].")
         for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
-        _require(
-            0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1]."
-        )
-        _require(self.gradient_clip >= 0, f"gradient_clip is {self.gradient_clip}; it must not be negative.")
-        _require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
-        _require(set(self.flip_axes) <= {0, 1, 2}, f"flip_axes is {self.flip_axes}; allowed: 0, 1, 2.")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+        require(0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1].")
+        require(self.gradient_clip >= 0, f"gradient_clip is {self.gradient_clip}; it must not be negative.")
+        require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
+        require(set(self.flip_axes) <= {0, 1, 2}, f"flip_axes is {self.flip_axes}; allowed: 0, 1, 2.")
 
 
 @dataclass(frozen=True)
@@ -269,12 +257,12 @@ class InferConfig:
     C."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.mc_samples <= 64, f"mc_samples is {self.mc_samples}; allowed: 1 to 64.")
-        _require(0 < self.mc_dropout <= 1, f"mc_dropout is {self.mc_dropout}; it must lie in (0, 1].")
-        _choice("mirror", self.mirror, ("trained", "off"))
-        _require(0 <= self.overlap <= 0.9, f"overlap is {self.overlap}; allowed: 0 to 0.9.")
-        _require(self.window_batch >= 1, f"window_batch is {self.window_batch}; it must be at least 1.")
-        _choice("measure", self.measure, ("predictive_entropy", "mutual_information", "head_disagreement"))
+        require(1 <= self.mc_samples <= 64, f"mc_samples is {self.mc_samples}; allowed: 1 to 64.")
+        require(0 < self.mc_dropout <= 1, f"mc_dropout is {self.mc_dropout}; it must lie in (0, 1].")
+        choice("mirror", self.mirror, ("trained", "off"))
+        require(0 <= self.overlap <= 0.9, f"overlap is {self.overlap}; allowed: 0 to 0.9.")
+        require(self.window_batch >= 1, f"window_batch is {self.window_batch}; it must be at least 1.")
+        choice("measure", self.measure, ("predictive_entropy", "mutual_information", "head_disagreement"))
 
 
 LATER_VALUES: dict[str, dict[str, Any]] = {
@@ -306,14 +294,14 @@ class Config:
     infer: InferConfig = field(default_factory=InferConfig)
 
     def __post_init__(self) -> None:
-        _require(len(self.labels) >= 1, "labels is empty; name at least one foreground class.")
-        _require(len(set(self.labels)) == len(self.labels), f"labels {self.labels} repeat a name.")
-        _require(
+        require(len(self.labels) >= 1, "labels is empty; name at least one foreground class.")
+        require(len(set(self.labels)) == len(self.labels), f"labels {self.labels} repeat a name.")
+        require(
             self.network.classes == len(self.labels),
             f"network.classes is {self.network.classes} but {len(self.labels)} labels are named.",
         )
         stride = self.network.stride
-        _require(
+        require(
             all(edge % stride == 0 for edge in self.preprocess.patch),
             f"patch {self.preprocess.patch} must be a multiple of {stride} along every axis.",
         )
@@ -353,7 +341,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings, as stored in a checkpoint and shown in `/models`."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
 
     def identity(self) -> dict[str, Any]:
         """What makes training with this configuration another run: `to_dict` without unused `LATER_VALUES`.
@@ -370,44 +358,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The inverse of `to_dict`; raises ValueError naming an unknown or unacceptable value."""
-        return _build(cls, values, "config")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _build(cls: type[T], values: Any, path: str) -> T:
-    _require(isinstance(values, dict), f"{path} is {values!r}; it must be a table of names and values.")
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    _require(not unknown, f"{path} has no {', '.join(unknown)}; it has {', '.join(sorted(hints))}.")
-    return cls(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, path)
-    if get_origin(hint) is tuple:
-        _require(isinstance(value, list | tuple), f"{path} is {value!r}; it must be a list.")
-        items = get_args(hint)
-        fixed = len(items) if items[-1] is not Ellipsis else len(value)
-        _require(len(value) == fixed, f"{path} is {value!r}; it must have {fixed} entries.")
-        return tuple(_convert(items[0], entry, path) for entry in value)
-    if hint is str:
-        _require(isinstance(value, str), f"{path} is {value!r}; it must be text.")
-        return value
-    try:
-        _require(not isinstance(value, bool) and math.isfinite(value), "")
-        _require(hint is not int or value == int(value), "")
-        return hint(value)
-    except (TypeError, ValueError) as error:
-        kind = "a whole number" if hint is int else "a number"
-        raise ValueError(f"{path} is {value!r}; it must be {kind}.") from error
+        return built(cls, values, "config")
 
 
 def replace(config: Config, **sections: dict[str, Any]) -> Config:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig, _require
+from .config import Config, InferConfig, LossConfig, NetworkConfig, PreprocessConfig, TrainConfig
+from .plain_values import require
 from .preprocessing import orientation, oriented_spacing
 from .volume import Volume
 
@@ -49,8 +50,8 @@ def preset(
     Raises:
         ValueError: For an unknown preset, or without any scan.
     """
-    _require(name in PRESETS, f"There is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
-    _require(
+    require(name in PRESETS, f"There is no preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+    require(
         len(shapes) > 0 and len(shapes) == len(spacings),
         "A preset needs the shape and spacing of at least 1 scan.",
     )
