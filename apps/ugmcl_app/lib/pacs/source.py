@@ -168,7 +168,9 @@ class PacsSource:
         self._polled_at = time.monotonic()
         try:
             for modality in (*self.settings.modalities, "SEG"):
-                listing = self._polling.list_series(modality, self._listings.get(modality))
+                # What narrows the images, such as a description, does not hold for what is drawn on them.
+                narrowed = modality != "SEG"
+                listing = self._polling.list_series(modality, self._listings.get(modality), narrowed)
                 with self._lock:
                     known = dict(self._known)
                 self._enter(known_series.differing(known, modality, listing.series))
@@ -187,10 +189,12 @@ class PacsSource:
         self._polled_at = -self._poll_s
 
     def segmentations(self) -> list[KnownSeries]:
-        """SEG series that are listed and were not looked at as they are now."""
+        """SEG series in the studies of cases that were not looked at as they are now."""
         with self._lock:
             rows = list(self._known.values())
-        return [row for row in rows if row.modality == "SEG" and row.listed and not row.is_made]
+        studies = {row.study_uid for row in self._image_series().values()}
+        new = [row for row in rows if row.modality == "SEG" and row.listed and not row.is_made]
+        return [row for row in new if row.study_uid in studies]
 
     # --- helpers
 
