@@ -18,7 +18,7 @@ import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
-from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
+from lib.infers import InferResult, PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
 from lib.precision_probe import probe_precision
@@ -190,11 +190,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
         if push is not None and image_id is not None:
-            version = result.params["model_version"]
-            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
-            result.params["pushed"] = push.store(
-                image_id, result.label_file, self.labels_map, kept.path, version
-            )
+            result.params.update(self._push(push, image_id, path, result))
         if save and task is self._infers["ugmcl"]:
             params = {"model": request["model"], "params": result.params}
             label = self.datastore().save_label(image_id, label, "original", params)
@@ -298,6 +294,16 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             return self.of_pacs(image_id)
         wanted = self.pacs is not None and self.pacs.push and task is self._infers["ugmcl"]
         return self.pacs if wanted and image_id is not None else None
+
+    def _push(self, pacs: PacsProject, image_id: str, path: Path, result: InferResult) -> dict[str, Any]:
+        """Have a result stored; a series that nothing can refer to in DICOM takes nothing from the answer."""
+        version = result.params["model_version"]
+        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        try:
+            pushed = pacs.store(image_id, result.label_file, self.labels_map, kept.path, version)
+        except Refusal as refusal:
+            return {"pushed": None, "not_pushed": str(refusal.detail)}
+        return {"pushed": pushed}
 
     def _is_uploaded(self, path: Path) -> bool:
         """Whether a path is a file that a server received: in the temporary folder or the sessions'
