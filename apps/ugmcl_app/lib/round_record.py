@@ -60,6 +60,8 @@ class Round:
             before the first validation case.
         compared_with: The version that `published_before` was measured of, live when the round ended; None
             without validation or without a live version.
+        calibration: How reliable the candidate's probabilities are on the validation cases, as of
+            `ugmcl.reliability.Reliability.to_dict`; None without validation cases.
         progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
         requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
         claimed: Image id -> SHA-256 of its final label when the round started.
@@ -76,6 +78,7 @@ class Round:
     reason: str = ""
     metrics: dict[str, Any] | None = None
     compared_with: str | None = None
+    calibration: dict[str, Any] | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
     created_at: str = field(default_factory=now_iso)
     started_at: str | None = None

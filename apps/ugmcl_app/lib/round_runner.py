@@ -150,7 +150,7 @@ def _record(
     entry: Round, result: Event, used: list[str], roles: dict[str, str], reason: str
 ) -> dict[str, Any]:
     """What the registry keeps beside a version."""
-    kept = ("candidate", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
+    kept = ("candidate", "calibration", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
     record = {key: result.get(key) for key in kept}
     record["data"] = [
         {"id": image_id, "label_sha256": result["read"][image_id], "role": roles[image_id]}

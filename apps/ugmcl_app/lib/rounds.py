@@ -379,7 +379,7 @@ class RoundQueue:
         with self._changed:
             entry.labeled_ids, entry.read, entry.set_aside = kept.used, kept.read, kept.set_aside
             entry.model_version, entry.promoted, entry.metrics = kept.version, kept.promoted, kept.metrics
-            entry.compared_with = kept.compared_with
+            entry.compared_with, entry.calibration = kept.compared_with, outcome.result.get("calibration")
             entry.progress = {**entry.progress, "eta_s": 0.0}
             entry.end(DONE, kept.reason)
             self._pending.learned = dict(entry.read)

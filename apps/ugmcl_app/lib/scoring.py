@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from .drafts import DraftStore
 from .pool import scan_version
 from .registry import ModelRegistry
 from .round_job import LabelSource
@@ -37,6 +38,7 @@ class PoolScoring:
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._job_file = Path(workspace.training) / "score.json"
+        self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
         self._changed = threading.Condition()
         self._paused = 0
         self._stopping = False
@@ -145,6 +147,8 @@ class PoolScoring:
         cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
         job = {
             "model": str(self._registry.path(version)),
+            "version": version,
+            "drafts": str(self._fresh_drafts),
             "device": self._settings.device,
             "threads": self._settings.threads,
             "mc_samples": 8,
@@ -160,6 +164,8 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
+                if event.get("draft"):
+                    self._drafts.take(event["id"], Path(event["draft"]))
             elif event["event"] == "skipped":
                 self._skipped[event["id"]] = scans[event["id"]]
 
