@@ -85,6 +85,7 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI) -> None:
     from server.routes import (
         activelearning,
+        cases,
         datastore,
         health,
         infer,
@@ -104,6 +105,7 @@ def _include_routes(app: FastAPI) -> None:
         infer,
         uncertainty,
         activelearning,
+        cases,
         leases,
         train,
         datastore,
