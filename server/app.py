@@ -25,6 +25,7 @@ from server import refusal
 from server.body_limit import BodyLimit
 from server.origin_guard import OriginGuard
 from server.request_log import RequestLog
+from server.review.pages import STATIC as REVIEW_STATIC
 from server.settings import ServerSettings
 
 TITLE = "UG-MCL assist"
@@ -91,6 +92,7 @@ def _include_routes(app: FastAPI) -> None:
         infer,
         leases,
         models,
+        review,
         rounds,
         session,
         train,
@@ -110,8 +112,10 @@ def _include_routes(app: FastAPI) -> None:
         train,
         datastore,
         session,
+        review,
     ):
         app.include_router(module.router)
+    app.include_router(review.page_router)
     for router in stock_routers():
         app.include_router(router)
 
@@ -121,6 +125,7 @@ def _include_pages(app: FastAPI) -> None:
 
     static = Path(os.path.dirname(monailabel.__file__)) / "endpoints" / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/review/static", StaticFiles(directory=REVIEW_STATIC), name="review-static")
 
     @app.get("/", include_in_schema=False)
     def documentation() -> HTMLResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def _draft(job: dict[str, Any], number: int, volume: Volume, prediction: Predict
     """Leave the draft of a case for the server, which moves it to its place; returns the file."""
     if not job.get("drafts"):
         return None
-    file = Path(job["drafts"]) / f"{number}.zip"
+    file = Path(job["drafts"]) / f"{os.getpid()}-{number}.zip"
     try:
         write_draft(file, Path(job["cases"][number]["image"]), volume, prediction, job["version"])
     except OSError:  # e.g. a full disk; a draft is for looking at, the score is what is wanted
