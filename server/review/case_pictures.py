@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from server.names import shown
 from server.refusal import refuse
 from server.review import drawing
-from server.slice_view import PLANES, PREDICTION, REFERENCE, PatientAxes, cut, pixel_mm
+from server.slice_view import PLANES, REFERENCE, PatientAxes, cut, pixel_mm
 
 Result = TypeVar("Result")
 
@@ -175,7 +175,7 @@ def _slice(case: TurnedCase, plane: int, place: int, layer: str) -> bytes:
         return drawing.png(drawing.gray(slice_, size))
     if layer == "uncertainty":
         return drawing.png(drawing.heat(slice_, size))
-    return drawing.png(drawing.contour(slice_, size, REFERENCE if layer == "label" else PREDICTION))
+    return drawing.png(drawing.contour(slice_, size, REFERENCE if layer == "label" else drawing.MODEL))
 
 
 def _thumbnail(picture: Any) -> bytes:

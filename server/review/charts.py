@@ -77,8 +77,11 @@ def chart(
         whole_x: Whether x counts something, so that only whole numbers are marked.
         diagonal: Whether y = x is drawn.
     """
-    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    x_ticks = round_steps(*(x_range or _ends(xs)), whole=whole_x)
+    ys = [dot.y for dot in dots]
+    left, right = x_range or _ends([dot.x for dot in dots])
+    if left == right:
+        left, right = left - 1, right + 1  # a single value stands in the middle
+    x_ticks = round_steps(left, right, whole=whole_x)
     low, high = _ends([*ys, *(value for value in y_range if value is not None)])
     y_ticks = round_steps(low, high)
     x_from, x_to = x_range or (x_ticks[0], x_ticks[-1])

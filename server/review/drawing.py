@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from server.slice_view import PREDICTION, REFERENCE
+from server.slice_view import REFERENCE
 
 COLOR_MAP = "viridis"
 """Even steps of uncertainty look even, in gray and to color-blind readers, too."""
-FAINT, VEIL = 0.04, 0.8
+MODEL = "#FFFFFF"
+"""Its contour; white, because the orange of `slice_view.PREDICTION` drowns in the yellow of the heat."""
+FAINT, VEIL = 0.04, 0.6
 """Below the first, nothing is drawn over the scan; above, the heat covers it up to the second, so that the
-anatomy stays to be seen."""
+anatomy stays to be seen where a young model is unsure of everything."""
 LONGEST, SMALLEST = 2048, 8
 """Sides of a picture in pixels; a very long scan is drawn smaller, a very thin one not thinner."""
 
@@ -50,7 +52,7 @@ def contour(labels: NDArray[np.uint8], size: tuple[int, int], color: str) -> NDA
     line = _grown(line)
     cased = _grown(_grown(line))
     drawn = np.zeros((*size, 4), np.uint8)
-    drawn[cased] = (0, 0, 0, 150)
+    drawn[cased] = (0, 0, 0, 220)
     drawn[line] = (*ImageColor.getrgb(color)[:3], 255)
     return drawn
 
@@ -59,7 +61,7 @@ def heat(uncertainty: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
     """Uncertainty (255 for 1) as a transparent picture `(rows, columns, 4)`; clear where it is low."""
     values = gray(uncertainty, size)
     unsure = values.astype(np.float32) / 255.0
-    alpha = np.where(unsure < FAINT, 0.0, np.clip(unsure * 1.8, 0.0, VEIL))
+    alpha = np.where(unsure < FAINT, 0.0, VEIL * np.sqrt(unsure))
     return np.dstack([_colors()[values], np.rint(alpha * 255).astype(np.uint8)])
 
 
@@ -82,7 +84,7 @@ def thumbnail(
     """One slice with all there is over it, as PNG; slices `(rows, columns)` as of `slice_view.cut`."""
     layers = [] if uncertainty is None else [heat(uncertainty, size)]
     layers += [] if label is None else [contour(label, size, REFERENCE)]
-    layers += [] if segmentation is None else [contour(segmentation, size, PREDICTION)]
+    layers += [] if segmentation is None else [contour(segmentation, size, MODEL)]
     return png(over(gray(image, size), layers))
 
 

@@ -99,6 +99,14 @@ def test_a_draft_of_a_replaced_scan_or_a_damaged_one_is_none(drafts: DraftStore,
     assert drafts.find("b", scans / "b.nii.gz") is None
 
 
+def test_a_removed_scan_leaves_no_draft_behind(
+    drafts: DraftStore, datastore: FolderDatastore, scans: Path
+) -> None:
+    keep(drafts, scans)
+    datastore.remove_image("a")
+    assert list((scans / ".ugmcl" / "drafts").iterdir()) == []
+
+
 def test_a_full_disk_fails_no_inference_and_keeps_the_draft_there_was(
     drafts: DraftStore, scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from ugmcl.config import Config, InferConfig, NetworkConfig, PreprocessConfig, T
 
 AWFUL = "<b onclick=alert(1)>&'\"#?%20"
 """As a case is called (a file name may be), and a reader: where it is not escaped, markup breaks."""
-WAIT_S = 180
+WAIT_S = 270
 OPTIONS = (
     "--conf", "min_labels", "4", "--conf", "debounce_s", "0.2", "--conf", "round_seconds", "5",
     "--conf", "device", "cpu", "--conf", "threads", "1",

