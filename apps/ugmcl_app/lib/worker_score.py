@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ugmcl.case_score import score_case
 from ugmcl.checkpoint import load_checkpoint
 from ugmcl.inference import Predictor
 
@@ -32,13 +33,10 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
         emit("begun", id=case["id"])  # should it take this process down, the server knows which one it was
         try:
             volume = read_volume(Path(case["image"]))
-            prediction = predictor.predict(
-                volume, uncertainty=True, mc_samples=job["mc_samples"], seed=job["seed"]
-            )
+            found = score_case(predictor, volume, mc_samples=job["mc_samples"], seed=job["seed"])
         except Exception as error:  # a scan too large for the memory, say, must not keep the others waiting
             emit("skipped", id=case["id"], reason=str(error) or type(error).__name__)
             continue
-        assert prediction.summary is not None
-        emit("score", id=case["id"], score=float(prediction.summary.score))
+        emit("score", id=case["id"], score=found.score)
         scored += 1
     emit("result", scored=scored)

@@ -24,7 +24,9 @@ class CaseScore(NamedTuple):
     features: NDArray[np.float32]
 
 
-def score_case(predictor: Predictor, scan: Volume, seed: int = 0) -> CaseScore:
+def score_case(
+    predictor: Predictor, scan: Volume, *, mc_samples: int | None = None, seed: int = 0
+) -> CaseScore:
     """The score that a reply for the scan has, with the scan's features.
 
     A score of the pass without dropout needs no other pass, which is most of the time of a reply.
@@ -32,10 +34,11 @@ def score_case(predictor: Predictor, scan: Volume, seed: int = 0) -> CaseScore:
     Args:
         predictor: Holds the model.
         scan: On its file's grid.
-        seed: Of the dropout masks, where the score takes any.
+        mc_samples: Dropout passes, where the score takes any; the config's when `None`.
+        seed: Of their masks.
     """
     if SCORE != "plain_dice_loss":
-        prediction = predictor.predict(scan, seed=seed, features=True)
+        prediction = predictor.predict(scan, mc_samples=mc_samples, seed=seed, features=True)
         assert prediction.summary is not None
         score = prediction.summary.score
     else:
