@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.ugmcl.toy_packs import NAMES, TINY, experiment, write_balls
-from ugmcl import simulation, trainer
+from ugmcl import simulation, simulation_measures, trainer
 from ugmcl.__main__ import main
 from ugmcl.checkpoint import load_checkpoint
 from ugmcl.simulation_plan import choose, label_order
@@ -131,7 +131,8 @@ def test_a_killed_simulation_ends_with_the_figures_of_an_uninterrupted_one(
     where: str, whole: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = {"train": (trainer, "train_step"), "score": (simulation, "score_case"),
-             "measure": (simulation, "dice"), "record": (simulation, "write_record")}[where]  # fmt: skip
+             "measure": (simulation_measures, "dice"),
+             "record": (simulation, "write_record")}[where]  # fmt: skip
     original, calls, words = getattr(*place), [], ("--set", "train.save_every_s=0")
 
     def killing(*arguments: Any, **options: Any) -> Any:

@@ -11,25 +11,21 @@ their rounds, and a round that was interrupted or done is found again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .case_score import score_case
 from .checkpoint import Checkpoint, load_checkpoint
-from .config import Config, replace
+from .config import replace
 from .experiment import Experiment, model_of, read_record, train_experiment, write_record
 from .inference import Predictor
-from .metrics import dice
 from .pack import Pack
 from .precision import Precision
 from .provenance import provenance
-from .sampling import TrainingCase
+from .simulation_measures import dice_of_cases, run_with_all_labels
 from .simulation_plan import ARMS, Settings, choose, label_order
 from .trainer import Progress
 
@@ -213,27 +209,8 @@ class Simulation:
         return {"test": found, "evaluation_seconds": round(time.perf_counter() - began, 2)}
 
     def _adopted(self, folder: Path) -> dict[str, Any] | None:
-        """A finished run with all labels as the reference's only round.
-
-        Raises:
-            ValueError: If it is not finished, or of another pack, method, network or set of labels.
-        """
-        run, config = read_record(folder / "run.json"), self.settings.supervised
-        if run is None:
-            raise ValueError(f"{folder} holds no finished run (run.json); give another --reference-run.")
-        theirs = Config.from_dict(run["config"])
-        fits = (
-            run["pack"] == self.pack.digest
-            and run["method"] == "supervised"
-            and set(run["labeled_ids"]) == set(self.pack.pool)
-            and (theirs.network, theirs.preprocess) == (config.network, config.preprocess)
-        )
-        if not fits:
-            raise ValueError(
-                f"{folder} is not a supervised run with all {len(self.pack.pool)} labels of {self.pack.path} "
-                "and the same network; give another --reference-run, or none to train one."
-            )
-        checkpoint = dataclasses.replace(load_checkpoint(folder / "student.pt"), config=config)
+        """A finished run with all labels as the reference's only round."""
+        run, checkpoint = run_with_all_labels(folder, self.pack, self.settings.supervised)
         measured = self._measured(checkpoint)
         if measured is None:
             return None
@@ -259,24 +236,3 @@ class Simulation:
         known = read_record(path)
         if known is None or len(known["rounds"]) < len(rounds):  # rounds found again one by one stay recorded
             write_record(path, record)
-
-
-def dice_of_cases(
-    checkpoint: Checkpoint,
-    cases: Sequence[TrainingCase],
-    pack: Pack,
-    precision: Precision,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Dice of each labeled case, the mean over classes, in [0, 1]; `None` when `should_stop` ended it."""
-    predictor = Predictor(checkpoint, precision=precision)
-    found = {}
-    for case in cases:
-        scan, label = pack.load(case)
-        assert label is not None  # `Pack.cases` refers to labeled cases only
-        labels = predictor.predict(scan, uncertainty=False).labels
-        values = range(1, checkpoint.config.network.classes + 1)
-        found[case.id] = float(np.mean([dice(labels == value, label == value) for value in values]))
-        if should_stop():
-            return None
-    return found
