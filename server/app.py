@@ -85,11 +85,13 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI) -> None:
     from server.routes import (
         activelearning,
+        adjudications,
         datastore,
         health,
         infer,
         leases,
         models,
+        readers,
         rounds,
         session,
         train,
@@ -105,6 +107,8 @@ def _include_routes(app: FastAPI) -> None:
         uncertainty,
         activelearning,
         leases,
+        readers,
+        adjudications,
         train,
         datastore,
         session,

@@ -149,7 +149,8 @@ def test_priority_and_assignment_by_hand_come_before_the_score(desk: CaseOffers)
     assert ask(desk, "ann") == "a"
     assert ask(desk, "bob") == "c"
     assert ask(desk, "cleo") == "b"
-    assert desk.plan("b", None, "") == {"id": "b", "priority": 0, "assigned_to": None}
+    unassigned = {"id": "b", "priority": 0, "assigned_to": None, "readers_wanted": 1}
+    assert desk.plan("b", None, "") == unassigned
     with pytest.raises(Refusal, match="no image 'nobody'"):
         desk.plan("nobody", 1, None)
 
