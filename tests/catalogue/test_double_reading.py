@@ -1,4 +1,4 @@
-"""A case that several readers label: kept apart until all are in; then they agree, or an adjudicator decides."""
+"""Cases that several readers label: apart until all are in; then they agree, or an adjudicator decides."""
 
 from __future__ import annotations
 
