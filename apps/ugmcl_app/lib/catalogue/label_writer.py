@@ -185,12 +185,13 @@ class LabelWriter:
         """Whether a reader sends the very same reading again: it must not replace what was chosen since."""
         if settles or record.tag != labels.FINAL:
             return False
-        current = labels.current(session, record.case_id, record.tag)
+        given = readings.of_reader(session, record.case_id, record.reader)
+        current = labels.current(session, record.case_id, record.tag) if given else None
         return any(
             (found.ended_at is None or (current is not None and found.ended_at >= current.created_at))
             and found.sha256 == record.sha256
             and _told(found) == _told(record)
-            for found in readings.of_reader(session, record.case_id, record.reader)
+            for found in given
         )
 
     def _withdraw_unless_entered(self, record: LabelRecord) -> None:

@@ -110,10 +110,12 @@ def withdraw(session: Session, case_id: str, now: float, settled_by: str = "") -
 
 def close(session: Session, case_id: str, now: float, settled_by: str = "") -> None:
     """A case is decided: its readings are history."""
-    for reading in open_of(session, case_id):
-        reading.ended_at = now
-    session.flush()
-    withdraw(session, case_id, now, settled_by)
+    given = open_of(session, case_id)
+    if given:  # only then can there be comparisons
+        for reading in given:
+            reading.ended_at = now
+        session.flush()
+        withdraw(session, case_id, now, settled_by)
 
 
 def drop(session: Session, found: Iterable[Label], now: float) -> None:
@@ -153,7 +155,7 @@ def dice_by_reader(session: Session) -> dict[str, list[float]]:
     names = select(Label.id, Label.reader).where(
         Label.id.in_(select(Agreement.first_label).union(select(Agreement.second_label)))
     )
-    reader_of: dict[int, str] = dict(session.execute(names).tuples().all())
+    reader_of: dict[int, str] = {row[0]: row[1] for row in session.execute(names)}
     found: dict[str, list[float]] = {}
     for first, second, dice in compared:
         for label_id in (first, second):
