@@ -12,7 +12,7 @@ from server.running_app import known_image, running_app
 
 router = APIRouter(prefix="/adjudications", tags=["Readers"])
 
-_CASE = {
+_CASE: dict[str, Any] = {
     "id": "case_07",
     "readings": [
         {
