@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from itertools import permutations, product
@@ -21,6 +22,8 @@ TAGS = ("original", "final")
 """`original`: the model's proposal; `final`: the expert's label."""
 GRID_TOLERANCE_MM = 1e-3
 """Two grids are the same when no corner of the volume lies further apart than this."""
+MAX_NESTING = 16
+"""Levels of lists and objects in a client's params: more than any viewer sends, few enough for encoders."""
 MAX_ID_BYTES = 180
 """An id becomes a file name with an extension; file systems end at 255 bytes."""
 
@@ -51,6 +54,40 @@ def safe_tag(tag: Any) -> str:
     if text not in TAGS:
         raise Refusal(400, f"The label tag {_shown(text)} is not allowed; allowed: {', '.join(TAGS)}.")
     return str(text)
+
+
+def plain_params(params: Any) -> dict[str, Any]:
+    """A client's params as plain JSON that can be kept, and told again in every later answer.
+
+    Raises:
+        Refusal: 422 for anything but an object, and for one with NaN or infinite numbers, characters that
+            are no text (NUL, half of a surrogate pair), or more than `MAX_NESTING` levels.
+    """
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise Refusal(422, f"params is a {type(params).__name__}; a JSON object is needed, such as {{}}.")
+    reason = f"more than {MAX_NESTING} levels of lists and objects" if _is_deep(params, MAX_NESTING) else ""
+    text = ""
+    if not reason:
+        try:
+            text = json.dumps(params, default=str, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except UnicodeEncodeError:
+            reason = "half of a surrogate pair, which is no character"
+        except ValueError:
+            reason = "NaN or an infinite number"
+    if "\\u0000" in text.replace("\\\\", ""):
+        reason = "the character NUL"
+    if reason:
+        raise Refusal(422, f"params holds {reason}, which cannot be kept; send plain JSON values.")
+    plain: dict[str, Any] = json.loads(text)
+    return plain
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deep(item, levels - 1) for item in inner if isinstance(item, dict | list))
 
 
 def check_label(

@@ -44,7 +44,10 @@ class Offer(NamedTuple):
 def reader_of(request: dict[str, Any]) -> str:
     """The reader a request comes from; empty: nobody said."""
     name = request.get("client_id")  # until there is a login; what else a request says of itself is no proof
-    return name.strip().replace("\0", "")[:_MAX_NAME] if isinstance(name, str) else ""
+    if not isinstance(name, str):
+        return ""
+    # What no database keeps as text: NUL, and half a pair of UTF-16, which JSON can write.
+    return name.strip().replace("\0", "").encode(errors="replace").decode()[:_MAX_NAME]
 
 
 class CaseOffers:
