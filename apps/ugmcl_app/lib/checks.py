@@ -117,12 +117,15 @@ def check_label(
         Refusal: 422, for each reason with its own sentence; for another grid also `expected_shape` and
             `expected_affine`.
     """
+    grid = _grid(image)
     try:
-        array, affine = read_label(path)
+        header = read_header(path)
+        # Before the voxels: a small compressed file may hold gigabytes of them.
+        order, flips = _way_to(header.shape, header.affine, *grid)
+        array, _ = read_label(path)
     except UnusableImage as error:
         raise Refusal(422, f"The label cannot be used. {error}") from error
-    shape, image_affine = _grid(image)
-    array = reorder(array, affine, shape, image_affine)
+    array = np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
     values = _whole_values(array)
     mapping = map_values([value for value in values if value != 0], labels, label_info)
     if not mapping and not (no_finding is True or allow_empty):
@@ -134,17 +137,17 @@ def check_label(
     return _remap(array, mapping, np.min_scalar_type(max(labels.values())))
 
 
-def reorder(
-    array: NDArray[Any],
+def _way_to(
+    given_shape: tuple[int, ...],
     affine: NDArray[np.float64],
     shape: tuple[int, ...],
     image_affine: NDArray[np.float64],
-) -> NDArray[Any]:
-    """The voxels of a label in the axis order and directions of its image.
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """How a label's axes become its image's: their order, and which of them are then turned around.
 
     Args:
-        array: Label voxels `(X, Y, Z)` with `affine`, voxel index to RAS mm.
-        affine: See `array`.
+        given_shape: The label's shape.
+        affine: The label's affine, voxel index to RAS mm.
         shape: The image's shape.
         image_affine: The image's affine.
 
@@ -153,13 +156,13 @@ def reorder(
     """
     nearest: tuple[float, tuple[int, ...], tuple[bool, ...]] | None = None
     for order, flips in product(permutations(range(3)), product((False, True), repeat=3)):
-        if tuple(array.shape[axis] for axis in order) == shape:
-            turned = affine @ _index_transform(array.shape, order, flips)
+        if tuple(given_shape[axis] for axis in order) == shape:
+            turned = affine @ _index_transform(given_shape, order, flips)
             distance = corner_distance_mm(turned, image_affine, shape)
             if nearest is None or distance < nearest[0]:
                 nearest = (distance, order, flips)
     if nearest is None or nearest[0] > GRID_TOLERANCE_MM:
-        given = f"shape {'x'.join(map(str, array.shape))} and affine {_shown_affine(affine)}"
+        given = f"shape {'x'.join(map(str, given_shape))} and affine {_shown_affine(affine)}"
         gap = "" if nearest is None else f" Its corners lie up to {nearest[0]:.3g} mm from the image's."
         raise Refusal(
             422,
@@ -169,8 +172,7 @@ def reorder(
             expected_shape=list(shape),
             expected_affine=image_affine.tolist(),
         )
-    _, order, flips = nearest
-    return np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return nearest[1], nearest[2]
 
 
 def corner_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:
