@@ -104,7 +104,18 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     from server.app import create_app
 
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    sys.stderr.write(f"Starting on http://{shown}:{settings.port} (Ctrl-C stops it) ...\n")
+    address = f"http://{shown}:{settings.port}"
+    sys.stderr.write(f"Starting on {address} (Ctrl-C stops it) ...\n")
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                sys.stderr.write(
+                    f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows "
+                    "what can be asked of it. Training rounds are told of below.\n"
+                )
+
     config = uvicorn.Config(
         create_app(settings),
         log_config=logging_config,
@@ -114,7 +125,7 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     )
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
-    server = uvicorn.Server(config)
+    server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
     if not server.started:

@@ -218,6 +218,10 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "lease": None if offer.expires_at is None else {"expires_at": offer.expires_at},
         }
 
+    def reader(self, request: dict[str, Any]) -> str | None:
+        """Who asks, under the name that leases have; None: nobody said."""
+        return reader_of(request) or None
+
     def uncertainty_map(
         self, image_id: str, version: str | None = None, suffix: str = ".nii.gz"
     ) -> tuple[Path, str]:

@@ -10,7 +10,6 @@ reason instead of served.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -30,7 +29,7 @@ from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
 from .catalogue.label_writer import LabelWriter
 from .catalogue.labels import FINAL
 from .catalogue.look import VOXELS, Looker
-from .checks import TAGS, check_label, safe_id, safe_tag
+from .checks import TAGS, check_label, plain_params, safe_id, safe_tag
 from .datastore_view import FolderView
 from .double_reading import DoubleReading
 from .drafts import draft_file
@@ -356,10 +355,7 @@ class FolderDatastore(FolderView):
                 (self._folder / (image_id + extension)).unlink(missing_ok=True)
 
     def _params(self, info: Any) -> dict[str, Any]:
-        if info is not None and not isinstance(info, dict):
-            raise Refusal(422, f"params is a {type(info).__name__}; a JSON object is needed, such as {{}}.")
-        kept = {str(key): value for key, value in (info or {}).items() if key not in _OWN_KEYS}
-        return json.loads(json.dumps(kept, default=str))  # type: ignore[no-any-return]
+        return {key: value for key, value in plain_params(info).items() if key not in _OWN_KEYS}
 
     @staticmethod
     def _final_revision(session: Session) -> int:
