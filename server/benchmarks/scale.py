@@ -1,8 +1,8 @@
 """Many cases in one project: `python -m server.benchmarks.scale`, or `make bench-scale`.
 
 One project of tiny scans grows to each of the sizes. At each, the server is started anew and asked over HTTP,
-as by a viewer; what is timed is what a reader waits for. MONAI Label's own datastore is timed on folders of the
-same scans in this process, without any HTTP, and only at the sizes where it does not take hours.
+as by a viewer; what is timed is what a reader waits for. MONAI Label's own datastore is timed on folders of
+the same scans in this process, without any HTTP, and only at the sizes where it does not take hours.
 """
 
 from __future__ import annotations
