@@ -46,6 +46,8 @@ RESCAN_SHARE = 0.05
 """A folder so large that listing it takes long is listed less often: at most this share of the time."""
 START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
+START_CHECK_CASES = 10_000
+"""In a pool larger than this, that time would reach a few percent of the scans: a start does not spend it."""
 START_OPEN_S = 2.0
 """Seconds a start spends on opening files that are new to the catalogue."""
 BACKGROUND_CHECK_S = 0.3
@@ -102,7 +104,9 @@ class FolderDatastore(FolderView):
         said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
         self._sync.load(labels_too=alike)
         said += repair.finish_pending(self._database, self._store, self._writer)
-        self._look_around(START_OPEN_S, check_s)
+        with self._database.read() as session:
+            is_large = cases.count(session) > START_CHECK_CASES
+        self._look_around(START_OPEN_S, 0.0 if is_large else check_s)
         # Again, for cases that only the look has found: the database was new.
         said += repair.finish_pending(self._database, self._store, self._writer)
         said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
