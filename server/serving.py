@@ -7,12 +7,17 @@ import logging
 import os
 import socket
 import sys
-from typing import NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
+from server import event_stream
 from server.log_setup import log_config
 from server.offline import load_app
 from server.settings import ServerSettings
 from server.stock_host import StartError, check_folders, check_not_in_use, configure
+
+if TYPE_CHECKING:
+    import uvicorn
 
 GRACE_SECONDS = 10
 
@@ -98,6 +103,19 @@ def open_warning(settings: ServerSettings) -> str:
     return OPEN_WARNING.format(where=f"{where}, port {settings.port}.", names=names)
 
 
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    import uvicorn
+
+    class EndingStreams(uvicorn.Server):
+        """Asked to stop, it waits for open connections, and event streams would not end by themselves."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            event_stream.end_all()
+            super().handle_exit(sig, frame)
+
+    return EndingStreams(config)
+
+
 def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict[str, object]) -> int:
     import uvicorn
 
@@ -114,7 +132,7 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     )
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
-    server = uvicorn.Server(config)
+    server = _server(config)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
     if not server.started:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .heartbeat import Heartbeat
 from .pool import scan_version
+from .precedence import lock_file
 from .registry import ModelRegistry
 from .round_job import LabelSource
 from .score_jobs import ScoreJobs
@@ -42,6 +43,7 @@ class PoolScoring:
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._jobs = ScoreJobs(workspace.database)
+        self._inference_lock = lock_file(workspace.root)
         self._job_file = Path(workspace.training) / f"score-{self._jobs.owner[-12:]}.json"
         self._progress = {"scored": 0, "cases": 0}
         self._changed = threading.Condition()
@@ -168,6 +170,7 @@ class PoolScoring:
             "model": str(self._registry.path(version)),
             "device": self._settings.device,
             "threads": self._settings.threads,
+            "inference_lock": str(self._inference_lock),
             "mc_samples": 8,
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
