@@ -85,7 +85,7 @@ class Steps:
         deadline = time.monotonic() + seconds
         while True:
             before = self()
-            time.sleep(0.25)
+            time.sleep(0.5)
             if self() == before:
                 return
             assert time.monotonic() < deadline, "the worker works on"

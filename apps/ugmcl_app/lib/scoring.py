@@ -44,7 +44,7 @@ class PoolScoring:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._jobs = ScoreJobs(workspace.database)
         self._inference_lock = lock_file(workspace.root)
-        self._job_file = Path(workspace.training) / f"score-{self._jobs.owner[-12:]}.json"
+        self._job_file = Path(workspace.training) / "score.json"
         self._progress = {"scored": 0, "cases": 0}
         self._changed = threading.Condition()
         self._paused = 0
@@ -75,7 +75,6 @@ class PoolScoring:
             self._end_worker()
         self._thread.join(timeout=30)
         self._thread = None
-        self._job_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
         """Leave the processor to a training round, from now until `resume`."""
