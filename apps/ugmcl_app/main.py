@@ -22,6 +22,7 @@ from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
+from lib.precedence import inference, lock_file
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
 from lib.review import Review
@@ -181,7 +182,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         save = request.get("save_label", False) in (True, "true")
         if save and (image_id is None or safe_tag(request.get("label_tag", "original")) != "original"):
             raise Refusal(422, "Only results for images of the project can be saved, and only as 'original'.")
-        result = task.run({**request, "image": str(path), "image_id": image_id})
+        with inference(lock_file(self.workspace.root)):
+            result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
         if save and task is self._infers["ugmcl"]:
             params = {"model": request["model"], "params": result.params}
@@ -236,7 +238,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             Refusal: 404 for an unknown image or version, 409 before a first model, 422 for an unusable image.
         """
         path = Path(self.datastore().get_image_info(image_id)["path"])
-        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        with inference(lock_file(self.workspace.root)):
+            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
         if suffix == ".nrrd":
             return self.maps.as_nrrd(image_id), kept.model_version
         return kept.path, kept.model_version
