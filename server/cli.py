@@ -106,6 +106,9 @@ def _serve_options(options: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="further name of this server in requests; can be repeated",
     )
+    options.add_argument(
+        "--ohif", metavar="DIR", help="folder of the OHIF viewer (default: what make ohif fetched)"
+    )
     options.add_argument("--max-body-mib", metavar="MIB", help="largest upload (default: 1024)")
 
 
@@ -228,6 +231,7 @@ def settings_from(options: argparse.Namespace) -> ServerSettings:
         "host": getattr(options, "host", None),
         "cors_origins": getattr(options, "allow_origin", None),
         "allowed_hosts": getattr(options, "allow_host", None),
+        "ohif": getattr(options, "ohif", None),
         "max_body_mib": getattr(options, "max_body_mib", None),
         "conf": dict(getattr(options, "conf", None) or {}) or None,
     }
