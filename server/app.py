@@ -96,6 +96,7 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
     from server.routes import (
         activelearning,
+        cases,
         datastore,
         dicomweb,
         health,
@@ -117,6 +118,7 @@ def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
         infer,
         uncertainty,
         activelearning,
+        cases,
         leases,
         train,
         datastore,

@@ -28,6 +28,7 @@ from lib.scores import ScoreBoard
 from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
+from lib.worklist import Worklist
 from lib.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         workspace: Where this project's state lives.
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
+        worklist: The cases page by page.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -84,6 +86,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             allow_empty=self.settings.allow_empty_labels,
         )
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
+        self.worklist = Worklist(self.workspace.database, self.scores, lambda ids: {})
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         return datastore
 
