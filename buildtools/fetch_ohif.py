@@ -3,10 +3,14 @@
 npm itself downloads the package from the registry it is configured for and compares it with the registry's
 checksum; here it is compared once more with the checksum that this file was written with, so that the same
 bytes are served everywhere. Nothing of the package is executed.
+
+The package's pages are built for the root of a site. Ours stand below /ohif/, so the addresses in the page,
+in the style sheets and in the scripts that load further ones are moved there.
 """
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -19,14 +23,27 @@ SHA512 = "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxF
 PAGES = PurePosixPath("package/dist")
 # 156 of its 204 MB, for tools that load further models or pages from the internet: not part of our modes.
 LEFT_OUT = {"ort", "dicom-microscopy-viewer"}
+MOUNT = "/ohif/"
 STAMP = ".ugmcl-version"
-"""A file in the folder that names the package it holds; written last."""
+"""A file in the folder that says what it holds; written last."""
+HELD = f"{PACKAGE} at {MOUNT}"
+
+_MOVES: dict[str, list[tuple[re.Pattern[str], str]]] = {
+    ".html": [
+        (re.compile(r"""((?:href|src|content)=")/(?!/)"""), rf"\g<1>{MOUNT}"),
+        (re.compile(r'window\.PUBLIC_URL="/"'), f'window.PUBLIC_URL="{MOUNT}"'),
+        # Modules and workers are found relative to the page, whose address has several parts on some routes.
+        (re.compile("<head>"), f'<head><base href="{MOUNT}">'),
+    ],
+    ".css": [(re.compile(r"url\(/(?!/)"), f"url({MOUNT}")],
+    ".js": [(re.compile(r'__webpack_require__\.p = "/";'), f'__webpack_require__.p = "{MOUNT}";')],
+}
 
 
 def is_there(folder: Path) -> bool:
     """Whether the folder holds this very package, completely."""
     stamp = folder / STAMP
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == PACKAGE
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == HELD
 
 
 def download(folder: Path) -> Path:
@@ -58,7 +75,17 @@ def unpack(archive: Path, folder: Path) -> None:
                 continue
             target = folder / inside
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content.read())
+            target.write_bytes(moved(inside.suffix, content.read()))
+
+
+def moved(suffix: str, content: bytes) -> bytes:
+    """A file of the pages with its addresses below `MOUNT`."""
+    if suffix not in _MOVES:
+        return content
+    text = content.decode("utf-8")
+    for pattern, replacement in _MOVES[suffix]:
+        text = pattern.sub(replacement, text)
+    return text.encode("utf-8")
 
 
 def fetch(folder: Path) -> None:
@@ -73,7 +100,7 @@ def fetch(folder: Path) -> None:
         unpack(download(Path(temporary)), pages)
         if not (pages / "index.html").is_file():
             raise SystemExit(f"{PACKAGE} holds no built pages; it is not used.")
-        (pages / STAMP).write_text(PACKAGE, encoding="utf-8")
+        (pages / STAMP).write_text(HELD, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         pages.replace(folder)
     print(f"{PACKAGE} is in {folder}. Restart the server to serve it at /ohif/.")

@@ -1,9 +1,4 @@
-"""What the OHIF viewer is made of: its built pages moved below /ohif/, our configuration, our modules.
-
-The built pages of the npm package stand at the root of a site. They are moved by rewriting three things as
-they are sent: the absolute addresses in `index.html` and in style sheets, and the base that its scripts load
-further scripts from.
-"""
+"""What the OHIF viewer is made of: the pages that were built for /ohif/, our configuration, our modules."""
 
 from __future__ import annotations
 
@@ -38,8 +33,6 @@ _HASHED = re.compile(r"(\.bundle\.[0-9a-f]{16}\.js|^[0-9a-f]{16}\.\w+)$")
 """Files whose name changes with their content."""
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 """Browsers insist on these; the machine's own table may say otherwise."""
-_ADDRESS = re.compile(r"""((?:href|src|content)=")/(?!/)""")
-_STYLE_ADDRESS = re.compile(r"url\(/(?!/)")
 
 _DATA_SOURCE = "@ohif/extension-default.dataSourcesModule.dicomweb"
 
@@ -48,7 +41,7 @@ class OhifPages:
     """Answers below `MOUNT`.
 
     Args:
-        folder: The built pages, with `index.html`.
+        folder: The pages as `buildtools/fetch_ohif.py` leaves them, or built with PUBLIC_URL=/ohif/.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,19 +65,11 @@ class OhifPages:
 
     def _file(self, file: Path) -> Response:
         kind = _TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        if file.suffix == ".css":
-            style = _STYLE_ADDRESS.sub(f"url({MOUNT}", file.read_text(encoding="utf-8"))
-            return Response(style, media_type=kind, headers=_REVALIDATE)
         headers = _FOREVER if _HASHED.search(file.name) else _REVALIDATE
         return FileResponse(file, media_type=kind, headers=headers)
 
     def _page(self) -> Response:
-        page = (self._folder / "index.html").read_text(encoding="utf-8")
-        page = _ADDRESS.sub(rf"\g<1>{MOUNT}", page)
-        page = page.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{MOUNT}"')
-        # Further scripts are loaded relative to the page, whose address has several parts on some routes.
-        page = page.replace("<head>", f'<head><base href="{MOUNT}">', 1)
-        return Response(page, media_type="text/html", headers=_REVALIDATE)
+        return FileResponse(self._folder / "index.html", media_type="text/html", headers=_REVALIDATE)
 
 
 def _inside(folder: Path, path: str) -> Path | None:

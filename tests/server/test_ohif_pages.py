@@ -1,11 +1,15 @@
-"""The OHIF viewer below /ohif/: its pages moved there, our configuration, our modules."""
+"""The OHIF viewer below /ohif/: its pages, our configuration, our modules; and how its pages come there."""
 
 from __future__ import annotations
 
 import http.client
+import importlib
+import io
 import json
 import re
 import socket
+import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +24,7 @@ from server.ohif_pages import app_config
 from server.routes.ohif import ohif_router
 from server.settings import ServerSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 INDEX = (
     '<!doctype html><html><head><script>window.PUBLIC_URL="/"</script><link href="/app.css" rel="stylesheet">'
     '<script defer src="/app.bundle.0123456789abcdef.js"></script></head><body></body></html>'
@@ -57,13 +62,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 @pytest.mark.parametrize(
     "path", ["", "viewer", "ugmcl?StudyInstanceUIDs=1.2.3", "viewer/dicomweb", "index.html"]
 )
-def test_page_finds_its_parts_from_every_address(client: httpx.Client, path: str) -> None:
+def test_every_address_of_the_viewers_own_is_its_page(client: httpx.Client, path: str) -> None:
     answer = client.get(f"/ohif/{path}")
     assert answer.headers["content-type"].startswith("text/html")
-    assert '<head><base href="/ohif/">' in answer.text
-    assert 'window.PUBLIC_URL="/ohif/"' in answer.text
-    assert 'href="/ohif/app.css"' in answer.text
-    assert 'src="/ohif/app.bundle.0123456789abcdef.js"' in answer.text
+    assert answer.text == INDEX
     assert answer.headers["cache-control"] == "no-cache"
 
 
@@ -89,10 +91,47 @@ def test_files_have_their_type_and_may_be_kept_as_long_as_they_hold(
     assert "connect-src 'self' data: blob:;" in answer.headers["content-security-policy"]
 
 
-def test_style_sheets_find_their_fonts(client: httpx.Client) -> None:
-    assert client.get("/ohif/app.css").text == (
-        "a{src:url(/ohif/font.woff2)} b{src:url(data:x)} c{src:url(//x)}"
+def package(folder: Path, files: dict[str, str]) -> Path:
+    """An npm package with these files."""
+    archive = folder / "package.tgz"
+    with tarfile.open(archive, "w:gz") as made:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            made.addfile(member, io.BytesIO(text.encode()))
+        link = tarfile.TarInfo("package/dist/link.js")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        made.addfile(link)
+    return archive
+
+
+def test_fetched_pages_are_moved_below_the_mount_and_nothing_else_is_unpacked(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "buildtools"))
+    fetch_ohif = importlib.import_module("fetch_ohif")
+    sys.path.pop(0)
+    archive = package(
+        tmp_path,
+        {
+            "package/package.json": "{}",
+            "package/dist/index.html": INDEX,
+            "package/dist/app.css": "a{src:url(/font.woff2)} b{src:url(data:x)} c{src:url(//x)}",
+            "package/dist/app.bundle.0123456789abcdef.js": '__webpack_require__.p = "/"; other.p = "/";',
+            "package/dist/ort/large.wasm": "x",
+            "package/dist/../../escaped.js": "x",
+            "/package/dist/absolute.js": "x",
+        },
     )
+    pages = tmp_path / "pages"
+    fetch_ohif.unpack(archive, pages)
+    files = {str(path.relative_to(pages)): path.read_text() for path in pages.rglob("*") if path.is_file()}
+    assert sorted(files) == ["app.bundle.0123456789abcdef.js", "app.css", "index.html"]
+    assert files["app.css"] == "a{src:url(/ohif/font.woff2)} b{src:url(data:x)} c{src:url(//x)}"
+    assert files["app.bundle.0123456789abcdef.js"] == '__webpack_require__.p = "/ohif/"; other.p = "/";'
+    assert '<head><base href="/ohif/">' in files["index.html"]
+    assert 'window.PUBLIC_URL="/ohif/"' in files["index.html"]
+    assert 'href="/ohif/app.css"' in files["index.html"]
+    assert 'src="/ohif/app.bundle.0123456789abcdef.js"' in files["index.html"]
+    assert not (tmp_path / "escaped.js").exists()
 
 
 @pytest.mark.parametrize(
