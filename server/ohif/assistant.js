@@ -5,6 +5,7 @@ import { carried, positionOf } from './grids.js';
 import { HeatOverlay } from './heat.js';
 import { gridOf, putLabel, segmentationOf, takeLabel } from './labelmap.js';
 import { readNrrd, writeNrrd } from './nrrd.js';
+import * as pacs from './pacs.js';
 
 const LISTED = 50;
 const HEARTBEAT_MS = 5 * 60 * 1000;
@@ -20,6 +21,7 @@ export class Assistant extends EventTarget {
     this.commandsManager = commandsManager;
     this.heat = new HeatOverlay(window.cornerstone);
     this.cases = [];
+    this.described = new Map();
     this.total = null;
     this.current = null;
     this.result = null;
@@ -91,11 +93,12 @@ export class Assistant extends EventTarget {
   }
 
   watchSeries() {
-    const { viewportGridService } = this.services;
+    const { viewportGridService: grid, cornerstoneViewportService: images } = this.services;
     const look = () => this.seriesShown();
-    viewportGridService.subscribe(viewportGridService.EVENTS.GRID_STATE_CHANGED, look);
-    viewportGridService.subscribe(viewportGridService.EVENTS.ACTIVE_VIEWPORT_ID_CHANGED, look);
-    this.seriesShown();
+    grid.subscribe(grid.EVENTS.GRID_STATE_CHANGED, look);
+    grid.subscribe(grid.EVENTS.ACTIVE_VIEWPORT_ID_CHANGED, look);
+    images.subscribe(images.EVENTS.VIEWPORT_DATA_CHANGED, look);
+    look();
   }
 
   async seriesShown() {
@@ -104,16 +107,17 @@ export class Assistant extends EventTarget {
     this.series = series;
     this.current = null;
     this.forgetResult();
-    if (series) {
-      const found = await this.caseOf(series).catch(() => null);
-      if (this.series === series) this.current = found;
-    }
+    this.changed();
+    this.lookup = series && this.caseOf(series);
+    if (!series) return;
+    const found = await this.lookup.catch(() => null);  // said when the case is asked for
+    if (this.series === series) this.current = found;
     this.changed();
   }
 
   /** The case that a series is; null where it is none of this project. */
   async caseOf(series) {
-    const listed = this.cases.find((one) => one.series_instance_uid === series);
+    const listed = this.cases.find((one) => one.series_instance_uid === series || one.id === series);
     if (listed) return listed;
     try {
       const info = await api.imageInfo(series);  // a case from a PACS has its series for an id
@@ -124,11 +128,13 @@ export class Assistant extends EventTarget {
     }
   }
 
-  requireCase() {
-    if (!this.current) {
+  async requireCase() {
+    this.seriesShown();
+    const found = await this.lookup;
+    if (!found) {
       throw new Error('The series on screen is no case of this project; open one from the worklist.');
     }
-    return this.current;
+    return found;
   }
 
   forgetResult() {
@@ -145,6 +151,20 @@ export class Assistant extends EventTarget {
     this.cases = page.cases;
     this.total = page.total;
     this.changed();
+    await this.describe();
+  }
+
+  /** What the PACS says of the listed series; a list of UIDs says nothing to a reader. */
+  async describe() {
+    const unknown = this.cases.map((one) => one.series_instance_uid).filter((uid) => uid && !this.described.has(uid));
+    if (!unknown.length) return;
+    const found = await pacs.series(unknown).catch(() => []);  // the list works without
+    found.forEach(({ series, text }) => this.described.set(series, text));
+    this.changed();
+  }
+
+  nameOf(entry) {
+    return this.described.get(entry.series_instance_uid) ?? entry.id;
   }
 
   /** Bring a case to the screen: in place when its study is open, else by opening the study. */
@@ -160,20 +180,10 @@ export class Assistant extends EventTarget {
       ]);
       return;
     }
-    const study = entry.study_instance_uid ?? await this.studyOf(series);
+    const study = entry.study_instance_uid ?? (await pacs.series([series]))[0]?.study;
+    if (!study) throw new Error('The PACS does not know the series of this case any more.');
     const query = new URLSearchParams({ StudyInstanceUIDs: study, initialSeriesInstanceUID: series });
     window.location.assign(`${window.PUBLIC_URL}ugmcl?${query}`);
-  }
-
-  async studyOf(series) {
-    const source = window.config.dataSources[0].configuration.qidoRoot;
-    const response = await fetch(`${source}/series?SeriesInstanceUID=${encodeURIComponent(series)}`, {
-      headers: { Accept: 'application/dicom+json' },
-    });
-    const found = response.ok && response.status !== 204 ? await response.json() : [];
-    const study = found[0]?.['0020000D']?.Value?.[0];
-    if (!study) throw new Error('The PACS does not know the series of this case any more.');
-    return study;
   }
 
   openNext() {
@@ -204,7 +214,7 @@ export class Assistant extends EventTarget {
   segment() {
     return this.run('Segmenting', async () => {
       const { displaySet, viewportId } = this.requireShown();
-      const { id } = this.requireCase();
+      const { id } = await this.requireCase();
       if (this.isEdited && !window.confirm('Replace your changes by the model\'s segmentation?')) {
         return 'Your changes are still here.';
       }
@@ -261,7 +271,7 @@ export class Assistant extends EventTarget {
   submit() {
     return this.run('Submitting', async () => {
       const { displaySet, viewportId } = this.requireShown();
-      const { id } = this.requireCase();
+      const { id } = await this.requireCase();
       const segmentation = segmentationOf(this.services, displaySet, viewportId);
       if (!segmentation) throw new Error('There is no segmentation to submit; press Segment, or draw one.');
       const { grid, values, names } = takeLabel(this.services, displaySet, segmentation);
@@ -326,7 +336,9 @@ export class Assistant extends EventTarget {
 const frameOf = (displaySet) =>
   window.cornerstone.metaData.get('imagePlaneModule', displaySet.imageIds[0])?.frameOfReferenceUID;
 
+// As the server's `top_slices`, which counts along all axes; these are slices that the viewer can scroll to.
 const BEST = 5;
+const APART = 3;
 
 /** The slices of a map along the third axis with the highest mean, best first: [{index, score}]. */
 export function rankedSlices(grid, values) {
@@ -336,5 +348,10 @@ export function rankedSlices(grid, values) {
     for (let at = index * size; at < (index + 1) * size; at += 1) sum += values[at];
     return { index, score: sum / size };
   });
-  return scores.sort((a, b) => b.score - a.score || a.index - b.index).slice(0, BEST);
+  const chosen = [];
+  for (const one of scores.sort((a, b) => b.score - a.score || a.index - b.index)) {
+    if (chosen.length === BEST) break;
+    if (chosen.every((other) => Math.abs(other.index - one.index) >= APART)) chosen.push(one);
+  }
+  return chosen;
 }

@@ -15,7 +15,7 @@ export default {
   id: '@ugmcl/extension-assist',
   getPanelModule: ({ servicesManager, commandsManager }) => [{
     name: 'assist',
-    iconName: 'tab-segmentation',
+    iconName: 'tab-roi-threshold',
     iconLabel: 'UG-MCL',
     label: 'UG-MCL',
     component: () => element('div', (place) => {

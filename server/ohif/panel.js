@@ -12,8 +12,8 @@ const STYLE = `
 .ugmcl :is(button, input):focus-visible { outline: 2px solid #ffd166; outline-offset: 1px; }
 .ugmcl .actions { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
 .ugmcl .actions .wide { grid-column: 1 / -1; }
-.ugmcl .row { display: grid; grid-template-columns: 5.5em 1fr 3em; gap: 8px; align-items: center; }
-.ugmcl .row output { text-align: right; font-variant-numeric: tabular-nums; }
+.ugmcl-slider { display: grid; grid-template-columns: 5.5em 1fr 3em; gap: 8px; align-items: center; }
+.ugmcl-slider output { text-align: right; font-variant-numeric: tabular-nums; }
 .ugmcl input[type=range] { width: 100%; accent-color: #6aa3e8; }
 .ugmcl input[type=text] { font: inherit; color: #e6ecf5; background: #0d1b2e; border: 1px solid #3d6ba8; border-radius: 4px; padding: 3px 6px; width: 100%; }
 .ugmcl .scale { height: 8px; border-radius: 2px; background: ${gradient()}; }
@@ -23,7 +23,7 @@ const STYLE = `
 .ugmcl ol { list-style: none; margin: 0; padding: 0; max-height: 32vh; overflow-y: auto; display: flex; flex-direction: column; gap: 3px; }
 .ugmcl li button { width: 100%; display: grid; grid-template-columns: 1fr auto; gap: 8px; background: #12233a; border-color: transparent; padding: 4px 8px; }
 .ugmcl li button[aria-current=true] { border-color: #ffd166; background: #1d3557; }
-.ugmcl li .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; direction: rtl; text-align: left; }
+.ugmcl li .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .ugmcl li .score, .ugmcl .status { font-variant-numeric: tabular-nums; }
 .ugmcl dl.status { display: grid; grid-template-columns: 5.5em 1fr; gap: 2px 8px; margin: 0; }
 .ugmcl dt { color: #a9bedb; }
@@ -98,7 +98,7 @@ function heatControls(assistant) {
         output.textContent = heat[key].toFixed(2);
       },
     });
-    return make('div', { class: 'row' }, make('span', {}, name), input, output);
+    return make('div', { class: 'ugmcl-slider' }, make('span', {}, name), input, output);
   };
   return {
     node: make('div', {}, make('h2', {}, 'Uncertainty'),
@@ -118,13 +118,13 @@ function worklist(assistant) {
     update: () => {
       title.textContent = assistant.total === null ? 'Worklist' : `Worklist: ${assistant.total} without a label`;
       const current = assistant.current?.id;
-      const key = JSON.stringify([assistant.cases, current]);
+      const key = JSON.stringify([assistant.cases, current, assistant.described.size]);
       if (key === drawn) return;  // drawn again, it would lose the keyboard's place
       drawn = key;
       list.replaceChildren(...assistant.cases.map((entry) => make('li', {}, make('button', {
         type: 'button', title: entry.id, 'aria-current': entry.id === current ? 'true' : null, 'data-case': entry.id,
         onclick: () => assistant.openListed(entry),
-      }, make('span', { class: 'name' }, make('bdi', {}, entry.id)),
+      }, make('span', { class: 'name' }, assistant.nameOf(entry)),
       make('span', { class: 'score' }, entry.score === null ? 'not scored' : entry.score.toFixed(3))))));
     },
   };
