@@ -98,10 +98,10 @@ class DicomWebProxy:
             options = self._connection()
             if options is None:
                 refuse(404, NO_PACS)
-            options = dict(options)
-            self._root = httpx.URL(options.pop("root"))
             # A redirect could carry credentials and patients elsewhere; the settings name the address.
-            self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, **options)
+            options = {**options, "follow_redirects": False, "trust_env": False}
+            self._root = httpx.URL(options.pop("root"))
+            self._client = httpx.AsyncClient(**options)
         return self._client
 
     async def _answer(self, client: httpx.AsyncClient, outgoing: httpx.Request) -> Response:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.app import MONAILabelApp
 
@@ -29,7 +29,10 @@ from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
 from lib.worklist import Worklist
-from lib.workspace import Workspace
+from lib.workspace import Workspace, is_web_address
+
+if TYPE_CHECKING:
+    from lib.pacs.project import PacsProject
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
         worklist: The cases page by page.
+        pacs: What connects the project to its PACS; None where the studies are a folder.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -78,15 +82,18 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
     # --------------------------------------------------------------
 
     def init_datastore(self) -> FolderDatastore:
-        """The studies folder."""
+        """The studies: a folder, or a PACS."""
+        self.pacs = self._open_pacs() if is_web_address(self.studies) else None
         datastore = FolderDatastore(
-            self.studies,
+            self.pacs.source if self.pacs else self.studies,
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
         )
+        if self.pacs is not None:
+            self.pacs.attach(datastore)
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
-        self.worklist = Worklist(self.workspace.database, self.scores, lambda ids: {})
+        self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         return datastore
 
@@ -112,6 +119,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """Start what runs beside the requests; called by the server, not in the host's subprocesses."""
         super().on_init_complete()
         self.datastore().start()
+        if self.pacs is not None:
+            self.pacs.start()
         self.rounds.start()
         if self.model.precision is None:
             probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
@@ -124,13 +133,15 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
+        if self.pacs is not None:
+            self.pacs.stop()
         self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether requests can be taken, and why not; needs no model."""
         if not self._initialized:
             return False, "The app is still starting."
-        if not os.access(self.studies, os.R_OK | os.X_OK):
+        if self.pacs is None and not os.access(self.studies, os.R_OK | os.X_OK):
             return False, "The studies folder cannot be read; check the disk or network mount."
         return True, "ready"
 
@@ -143,6 +154,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
             "repairs": self.datastore().repairs,
+            "pacs": self.pacs.state() if self.pacs else None,
         }
 
     # --- requests
@@ -218,11 +230,15 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         Raises:
             Refusal: 404 for an unknown image or version, 409 before a first model, 422 for an unusable image.
         """
-        path = Path(self.datastore().get_image_info(image_id)["path"])
+        path = self.datastore().image_file(image_id)
         kept = self._infers["ugmcl"].keep_map(image_id, path, version)
         if suffix == ".nrrd":
             return self.maps.as_nrrd(image_id), kept.model_version
         return kept.path, kept.model_version
+
+    def pacs_client_options(self) -> dict[str, Any] | None:
+        """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
+        return self.pacs.source.web.connection.client_options() if self.pacs else None
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""
@@ -232,9 +248,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
 
     def _image(self, image: Any) -> tuple[str | None, Path]:
         """The id and path of a request's image; no id for an upload or a session's image."""
-        known = self.datastore().get_image_uri(image) if isinstance(image, str) else ""
-        if known:
-            return image, Path(known)
+        if isinstance(image, str) and self.datastore().has_image(image):
+            return image, self.datastore().image_file(image)
         if isinstance(image, str) and self._is_uploaded(Path(image)):
             return None, Path(image)
         self.datastore().get_image_info(str(image))  # says 404, and why
@@ -248,12 +263,19 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         roots = [tempfile.gettempdir(), *([self._sessions.store_path] if self._sessions else [])]
         return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
 
+    def _open_pacs(self) -> PacsProject:
+        try:
+            from lib.pacs.project import PacsProject
+        except ImportError as error:
+            raise ValueError(
+                f"A PACS needs the package {error.name}: pip install 'ugmcl-assist[dicom]'."
+            ) from error
+        return PacsProject(self.studies, self.workspace, self.settings)
+
     def _measure_precision(self) -> None:
         self.model.precision = probe_precision(self.settings, self.datastore())
 
     @staticmethod
     def _require_folder(studies: str) -> None:
-        if str(studies).startswith(("http://", "https://")):
-            raise ValueError(f"The studies {studies} are a web address; this app serves a folder of scans.")
-        if not Path(studies).expanduser().is_dir():
+        if not is_web_address(studies) and not Path(studies).expanduser().is_dir():
             raise ValueError(f"There is no studies folder {studies}; create it and put the scans into it.")

@@ -36,7 +36,7 @@ export class HeatOverlay {
     this.cornerstone = cornerstone;
     this.map = null;
     this.opacity = 0.6;
-    this.threshold = 0.2;
+    this.threshold = 0.3;
     this.isShown = true;
     this.redraw = (event) => this.draw(event.detail.viewportId);
     const { Events } = cornerstone.Enums;

@@ -3,6 +3,10 @@
 import { carried, gridOfImages } from './grids.js';
 
 const LABELMAP = 'Labelmap';
+// Okabe and Ito's colors, told apart without red-green vision; those that the overlay has come last.
+const COLORS = [
+  [86, 180, 233], [0, 158, 115], [204, 121, 167], [240, 240, 240], [0, 114, 178], [213, 94, 0], [230, 159, 0],
+];
 
 /** The id of our segmentation of a series. */
 export const segmentationIdOf = (displaySet) => `ugmcl-${displaySet.SeriesInstanceUID}`;
@@ -35,6 +39,8 @@ export async function putLabel(services, displaySet, viewportId, label, names) {
     const present = segmentationService.getSegmentationRepresentations(shownIn, { segmentationId: id });
     if (!present?.length) {
       await segmentationService.addSegmentationRepresentation(shownIn, { segmentationId: id, type: LABELMAP });
+      Object.values(names).forEach((value, place) =>
+        segmentationService.setSegmentColor(shownIn, id, value, [...COLORS[place % COLORS.length], 255]));
     }
   }
   const slice = values.length / displaySet.imageIds.length;
