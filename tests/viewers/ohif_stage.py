@@ -31,8 +31,8 @@ PICTURES = ROOT / "build" / "viewers"
 SCANS, LABELED = 4, 2
 SIZE = (64, 64, 32)
 """Voxels cut out of each phantom around its atrium."""
-STEPS = 150
-NETWORK = {"filters": (8, 16, 24), "convolutions": (1, 1, 1)}
+STEPS = 80
+NETWORK = {"filters": (8, 16), "convolutions": (1, 1)}
 PATIENCE_MS = 240_000
 """With a step of the browser: it draws by software, maybe beside other tests."""
 # No GPU here: WebGL 2 by software.
@@ -111,9 +111,10 @@ def stage(folder: Path) -> Iterator[Stage]:
         orthanc.stop()
 
 
-# Every new label starts a round, and every round is published: what is shown is the loop.
+# Every new label starts a round, and every round is published: what is shown is the loop. The first labels
+# come within one wait, and so into one round.
 _QUICK = (
-    *("--conf", "debounce_s", "0", "--conf", "publish_margin", "1"),
+    *("--conf", "debounce_s", "8", "--conf", "publish_margin", "1"),
     *("--conf", "round_seconds", "900", "--conf", "pacs_poll_s", "1"),
 )
 
@@ -125,7 +126,7 @@ def _project(folder: Path, series: list[SeriesInPacs]) -> Project:
     for one in series:
         nib.save(nib.Nifti1Image(one.label, one.affine), project.reference(one.uid))
         nib.save(nib.Nifti1Image(one.label, one.affine), project.image(one.uid))  # for its grid only
-    project.set_training(NETWORK, (32, 32, 32), steps=STEPS, min_steps=STEPS)
+    project.set_training(NETWORK, (24, 24, 24), steps=STEPS, min_steps=STEPS)
     return project
 
 
