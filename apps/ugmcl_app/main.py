@@ -178,10 +178,17 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             )
         image_id, path = self._image(request.get("image"))
         save = request.get("save_label", False) in (True, "true")
+        push = self._wants_push(request, image_id, task)
         if save and (image_id is None or safe_tag(request.get("label_tag", "original")) != "original"):
             raise Refusal(422, "Only results for images of the project can be saved, and only as 'original'.")
         result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
+        if push is not None and image_id is not None:
+            version = result.params["model_version"]
+            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+            result.params["pushed"] = push.store(
+                image_id, result.label_file, self.labels_map, kept.path, version
+            )
         if save and task is self._infers["ugmcl"]:
             params = {"model": request["model"], "params": result.params}
             label = self.datastore().save_label(image_id, label, "original", params)
@@ -240,6 +247,32 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
         return self.pacs.source.web.connection.client_options() if self.pacs else None
 
+    def of_pacs(self, image_id: Any) -> PacsProject:
+        """The PACS that a case comes from; Refusal 422 for a case from a file, or an uploaded one."""
+        if self.pacs is None or not isinstance(image_id, str) or not self.datastore().has_image(image_id):
+            raise Refusal(
+                422,
+                "DICOM output needs a case from a PACS, and this image comes from a file. Ask for NIfTI or "
+                "NRRD, or start the server with --studies http://PACS/dicom-web.",
+            )
+        return self.pacs
+
+    def dicom_segmentation(self, image_id: str, file: Path, params: dict[str, Any]) -> bytes:
+        """A result of `infer` as DICOM SEG: the label `file` with its `params`; raises as `of_pacs`."""
+        results = self.of_pacs(image_id).results
+        return results.segmentation(image_id, file, params["label_names"], params["model_version"])
+
+    def dicom_map(self, image_id: str) -> tuple[bytes, str]:
+        """The uncertainty map of a case as Parametric Map, and its model version; raises as
+        `uncertainty_map` and `of_pacs`."""
+        results = self.of_pacs(image_id).results
+        path, version = self.uncertainty_map(image_id)
+        return results.uncertainty(image_id, path, version), version
+
+    def save_dicom_label(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
+        """Take a DICOM SEG for a case's final label; raises as `of_pacs`, and 422 for what is no label."""
+        return self.of_pacs(image_id).save_label(image_id, file, info, self.settings.allow_empty_labels)
+
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""
 
@@ -254,6 +287,15 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             return None, Path(image)
         self.datastore().get_image_info(str(image))  # says 404, and why
         raise Refusal(404, "There is no such image in this project.")
+
+    def _wants_push(self, request: dict[str, Any], image_id: str | None, task: Any) -> PacsProject | None:
+        """The PACS to store a result in, if the request or the settings say so."""
+        if request.get("push", False) in (True, "true"):
+            if task is not self._infers["ugmcl"]:
+                raise Refusal(422, "Results of the model 'ugmcl' are stored in the PACS, map included.")
+            return self.of_pacs(image_id)
+        wanted = self.pacs is not None and self.pacs.push and task is self._infers["ugmcl"]
+        return self.pacs if wanted and image_id is not None else None
 
     def _is_uploaded(self, path: Path) -> bool:
         """Whether a path is a file that a server received: in the temporary folder or the sessions'

@@ -35,7 +35,7 @@ export class HeatOverlay {
   constructor(cornerstone) {
     this.cornerstone = cornerstone;
     this.map = null;
-    this.opacity = 0.6;
+    this.opacity = 0.5;
     this.threshold = 0.3;
     this.isShown = true;
     this.redraw = (event) => this.draw(event.detail.viewportId);

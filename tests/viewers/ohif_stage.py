@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 from sample_data.phantom import make_phantom
 from tests.dicom.phantom_series import encoded
 from tests.journeys.live_server import LiveServer, Project, serving
-from tests.pacs.test_orthanc import DICOMWEB_PLUGIN, Orthanc
+from tests.pacs.orthanc import Orthanc, require_orthanc
 from tests.viewers.phantom_pacs import LPS_RAS, SeriesInPacs, series_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +68,7 @@ class Stage:
 
 def require_parts() -> None:
     """Skip with the reason where a part of the stage is not installed."""
-    if shutil.which("Orthanc") is None or not DICOMWEB_PLUGIN.exists():
-        pytest.skip("no Orthanc: apt install orthanc orthanc-dicomweb (docs/viewers.md)")
+    require_orthanc()
     if not CHROMIUM.exists():
         pytest.skip("no Chromium: apt install chromium (docs/viewers.md)")
     if not (OHIF / "index.html").is_file():

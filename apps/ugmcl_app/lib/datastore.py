@@ -139,6 +139,11 @@ class FolderDatastore(FolderView):
         self._keep_label(image_id, self._require_usable(image_id), FINAL, array, self._params(label_info))
         return image_id
 
+    def has_label(self, image_id: str, array: NDArray[Any]) -> bool:
+        """Whether the final label in effect is this very one; the scan must be on this disk."""
+        content = encode(array, read_header(self.image_file(image_id)).affine, EXTENSIONS[0])
+        return self.final_labels().get(image_id) == self._store.digest(content)
+
     def _keep_label(
         self, image_id: str, image: Path, tag: str, array: NDArray[Any], info: dict[str, Any]
     ) -> None:

@@ -157,6 +157,9 @@ class PacsExchange:
         if not self._outbox.waiting():
             self._refused = ""
             return
+        if self._source.is_away:  # a look notices when it is back
+            self._refused = self._source.trouble
+            return
         try:
             delivered = self._outbox.deliver()
         except PacsError as error:
@@ -213,7 +216,8 @@ class PacsExchange:
         assert self._datastore is not None
         try:
             read = self._results.read_label(case_id, content)
-            if not read.by_model:
+            # A viewer may both submit a label here and store it there.
+            if not read.by_model and not self._datastore.has_label(case_id, read.labels):
                 info = {FROM_SERIES: row.uid, "dicom_seg": read.instance_uid, "tool": "PACS"}
                 self._datastore.take_label(case_id, read.labels, info)
                 logger.info("the segmentation %s was taken as a label", row.uid)

@@ -47,9 +47,11 @@ class PacsProject:
             self.source, self.results, outbox, workspace.database, settings.pacs_poll_s
         )
         self.push = settings.pacs_push
+        self._datastore: FolderDatastore | None = None
 
     def attach(self, datastore: FolderDatastore) -> None:
         """Whose labels are sent, and who takes those of the PACS."""
+        self._datastore = datastore
         self.exchange.attach(datastore)
 
     def start(self) -> None:
@@ -69,6 +71,43 @@ class PacsProject:
             "trouble": self.source.trouble or None,
             **self.exchange.state(),
         }
+
+    def save_label(self, image_id: str, file: Path, info: dict[str, Any], may_be_empty: bool) -> str:
+        """Take a DICOM SEG that a person submits for the case's final label.
+
+        Raises:
+            Refusal: 422 with the reason, 503 if the case cannot be fetched.
+        """
+        assert self._datastore is not None
+        read = self.results.read_label(image_id, file)
+        if read.is_empty and not (may_be_empty or info.get("no_finding") in (True, "true")):
+            raise Refusal(
+                422,
+                "The DICOM SEG is empty: no voxel is set. If the scan really shows nothing to segment, send "
+                'params {"no_finding": true}.',
+            )
+        kept = {key: value for key, value in info.items() if key not in ("label_info", "no_finding")}
+        return self._datastore.take_label(image_id, read.labels, {**kept, "dicom_seg": read.instance_uid})
+
+    def store(
+        self, case_id: str, label: Path, names: dict[str, int], uncertainty: Path, version: str
+    ) -> dict[str, str]:
+        """Have a model's result sent to the PACS, whenever that answers.
+
+        Args:
+            case_id: The case.
+            label, names: The label file, and `{name: value}` of what it holds.
+            uncertainty: The map file.
+            version: The model's.
+
+        Returns:
+            SOPInstanceUID of `segmentation` and `uncertainty`.
+        """
+        objects = {
+            "segmentation": self.results.segmentation(case_id, label, names, version),
+            "uncertainty": self.results.uncertainty(case_id, uncertainty, version),
+        }
+        return {kind: self.exchange.send(content) for kind, content in objects.items()}
 
     def case_named(self, series: str = "", study: str = "") -> str:
         """The case of a series, or the only one of a study.
