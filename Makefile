@@ -19,12 +19,13 @@ HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale
+.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
 	@echo "make test          the tests: a few minutes on two cores, no GPU needed"
 	@echo "make demo          watch labels become a better model, on the sample cohort"
+	@echo "make ohif          fetch the OHIF viewer (npm), served at /ohif/ for studies from a PACS"
 	@echo "make setup         build .venv (the others call it)"
 	@echo "make check         lint and types"
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
@@ -61,6 +62,10 @@ ifeq ($(strip $(STUDIES)),)
 else
 	$(BIN)/ugmcl-assist serve --studies '$(STUDIES)' --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
 endif
+
+# Optional: without it /ohif/ is the stock page of MONAI Label. `make clean` keeps it.
+ohif: setup
+	$(BIN)/python buildtools/fetch_ohif.py .ohif
 
 demo: setup
 	$(BIN)/ugmcl-assist demo

@@ -131,8 +131,8 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     sys.stderr.write(f"Starting on {address} (Ctrl-C stops it) ...\n")
 
     ready = (
-        f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be asked "
-        "of it. Training rounds are told of below.\n"
+        f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be "
+        "asked of it. Training rounds are told of below.\n"
     )
     config = uvicorn.Config(
         create_app(settings),
