@@ -32,6 +32,7 @@ from lib.scores import ScoreBoard
 from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
+from lib.webhooks import SECRET, Webhooks
 from lib.worklist import Worklist
 from lib.workspace import Workspace, is_web_address
 
@@ -102,6 +103,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.pacs.attach(datastore)
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
+        self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         self.review = Review(datastore, self.workspace.database, self.drafts)
         self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
@@ -135,6 +137,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.datastore().start()
         if self.pacs is not None:
             self.pacs.start()
+        if self.webhooks is not None:
+            self.webhooks.start()
         self.rounds.start()
         if self.model.precision is None:
             probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
@@ -147,8 +151,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
-        if self.pacs is not None:
-            self.pacs.stop()
+        for part in (self.webhooks, self.pacs):
+            if part is not None:
+                part.stop()
         self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
@@ -169,6 +174,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "default_strategy": DEFAULT_STRATEGY,
             "repairs": [*self.datastore().repairs, *self.registry.repairs, *self.rounds.repairs],
             "pacs": self.pacs.state() if self.pacs else None,
+            "webhooks": self.webhooks.state() if self.webhooks else None,
         }
 
     # --- requests
@@ -343,6 +349,12 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
                 f"A PACS needs the package {error.name}: pip install 'ugmcl-assist[dicom]'."
             ) from error
         return PacsProject(self.studies, self.workspace, self.settings)
+
+    def _open_webhooks(self, datastore: FolderDatastore) -> Webhooks | None:
+        if not self.settings.webhook:
+            return None
+        secret = os.environ.get(SECRET, "")
+        return Webhooks(self.settings.webhook, secret, self.workspace, datastore, self.registry)
 
     def _measure_precision(self) -> None:
         self.model.precision = probe_precision(self.settings, self.datastore())

@@ -133,6 +133,8 @@ class AppSettings:
     threads: int = _option(0, _number(int, 0))
     """CPU threads of a round; 0 chooses."""
 
+    webhook: str = _option("", _web_address)
+    """Address that is told of saved labels and published models; empty: nobody."""
     codes: str = _option("", str)
     """JSON file with coded terms of structures, beside the built-in ones; see docs/dicom.md."""
     pacs_user: str = _option("", str)
