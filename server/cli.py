@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
         command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
     )
     _experiment_options(command("experiment", "compare methods on packed scans", "Compare methods."))
+    _simulate_options(
+        command("simulate", "how many labels a strategy needs", "Reveal labels round by round.")
+    )
     return top
 
 
@@ -108,6 +111,9 @@ def _serve_options(options: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="further name of this server in requests; can be repeated",
+    )
+    options.add_argument(
+        "--ohif", metavar="DIR", help="folder of the OHIF viewer (default: what make ohif fetched)"
     )
     options.add_argument("--max-body-mib", metavar="MIB", help="largest upload (default: 1024)")
 
@@ -160,6 +166,14 @@ def _experiment_options(options: argparse.ArgumentParser) -> None:
         experiment_command.add_arguments(options)
 
 
+def _simulate_options(options: argparse.ArgumentParser) -> None:
+    if _asked("simulate"):
+        from server import simulation_command
+
+        options.description = simulation_command.ABOUT
+        simulation_command.add_arguments(options)
+
+
 _ARGUMENTS: Sequence[str] = ()
 
 
@@ -197,6 +211,10 @@ def _run(options: argparse.Namespace) -> int:
         from server import experiment_command
 
         return experiment_command.main(options)
+    if options.command == "simulate":
+        from server import simulation_command
+
+        return simulation_command.main(options)
     if options.command == "predict":
         from server.offline import predict_folder
 
@@ -231,6 +249,7 @@ def settings_from(options: argparse.Namespace) -> ServerSettings:
         "host": getattr(options, "host", None),
         "cors_origins": getattr(options, "allow_origin", None),
         "allowed_hosts": getattr(options, "allow_host", None),
+        "ohif": getattr(options, "ohif", None),
         "max_body_mib": getattr(options, "max_body_mib", None),
         "conf": dict(getattr(options, "conf", None) or {}) or None,
     }

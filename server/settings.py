@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
+OHIF_FOLDER = Path(__file__).resolve().parents[1] / ".ohif"
+"""Where `make ohif` puts the viewer."""
+
 NameList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -31,6 +34,7 @@ class ServerSettings(BaseSettings):
     labels: NameList = Field((), description="names of the classes, in the order of their values 1..C")
     cors_origins: NameList = Field((), description="web origins that may call this server from a browser")
     allowed_hosts: NameList = Field((), description="Host header names accepted besides the loopback ones")
+    ohif: Path | None = Field(None, description="folder of the OHIF viewer; what `make ohif` fetched")
     max_body_mib: float = Field(1024, gt=0, description="largest request body, in MiB")
     conf: dict[str, str] = Field(default_factory=dict, description="app settings, as `--conf KEY VALUE`")
 
@@ -40,6 +44,14 @@ class ServerSettings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("ohif")
+    @classmethod
+    def _holds_a_viewer(cls, value: Path | None) -> Path | None:
+        folder = value.expanduser().resolve() if value is not None else None
+        if folder is not None and not (folder / "index.html").is_file():
+            raise ValueError(f"there is no OHIF viewer (index.html) in {folder}; fetch one with `make ohif`")
+        return folder
 
     @field_validator("studies")
     @classmethod
@@ -80,6 +92,12 @@ class ServerSettings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
         return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")
+
+    def ohif_folder(self) -> Path | None:
+        """The folder of the viewer to serve at /ohif/; None for the stock page of MONAI Label."""
+        if self.ohif is not None:
+            return self.ohif
+        return OHIF_FOLDER if (OHIF_FOLDER / "index.html").is_file() else None
 
     def app_conf(self) -> dict[str, str]:
         """The app's settings: `conf` with `labels` and `workspace` added where they were given."""
