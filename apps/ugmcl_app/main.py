@@ -18,7 +18,7 @@ import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.drafts import DraftStore
-from lib.errors import Refusal
+from lib.errors import Refusal, UnusableImage
 from lib.infers import InferResult, PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
@@ -279,6 +279,11 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
         return self.pacs.source.web.connection.client_options() if self.pacs else None
 
+    def pacs_changed(self) -> None:
+        """Something was stored in the PACS by way of this server: it is looked at now."""
+        if self.pacs is not None:
+            self.pacs.source.expire()
+
     def of_pacs(self, image_id: Any) -> PacsProject:
         """The PACS that a case comes from; Refusal 422 for a case from a file, or an uploaded one."""
         if self.pacs is None or not isinstance(image_id, str) or not self.datastore().has_image(image_id):
@@ -299,7 +304,11 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         `uncertainty_map` and `of_pacs`."""
         results = self.of_pacs(image_id).results
         path, version = self.uncertainty_map(image_id)
-        return results.uncertainty(image_id, path, version), version
+        try:
+            return results.uncertainty(image_id, path, version), version
+        except UnusableImage:  # another inference of the case has just replaced the file
+            path, version = self.uncertainty_map(image_id)
+            return results.uncertainty(image_id, path, version), version
 
     def save_dicom_label(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
         """Take a DICOM SEG for a case's final label; raises as `of_pacs`, and 422 for what is no label."""
