@@ -26,6 +26,7 @@ from server.body_limit import BodyLimit
 from server.dicomweb_proxy import DicomWebProxy
 from server.origin_guard import OriginGuard
 from server.request_log import RequestLog
+from server.review.pages import STATIC as REVIEW_STATIC
 from server.settings import ServerSettings
 
 TITLE = "UG-MCL assist"
@@ -96,6 +97,7 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
     from server.routes import (
         activelearning,
+        adjudications,
         cases,
         datastore,
         dicomweb,
@@ -103,6 +105,8 @@ def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
         infer,
         leases,
         models,
+        readers,
+        review,
         rounds,
         session,
         train,
@@ -120,12 +124,16 @@ def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
         activelearning,
         cases,
         leases,
+        readers,
+        adjudications,
         train,
         datastore,
         session,
+        review,
         dicomweb,
     ):
         app.include_router(module.router)
+    app.include_router(review.page_router)
     viewer = settings.ohif_folder()
     if viewer is not None:  # before the stock page, which has the same address
         app.include_router(ohif_router(viewer))
@@ -138,6 +146,7 @@ def _include_pages(app: FastAPI) -> None:
 
     static = Path(os.path.dirname(monailabel.__file__)) / "endpoints" / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/review/static", StaticFiles(directory=REVIEW_STATIC), name="review-static")
 
     @app.get("/", include_in_schema=False)
     def documentation() -> HTMLResponse:

@@ -56,7 +56,7 @@ def json_object(text: str | None, what: str = "params") -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        refuse(400, f'The form field {what} is not JSON; send an object, as in {{"uncertainty": true}}.')
+        refuse(400, f"The form field {what} is not JSON; send an object, as in {{}}.")
     if not isinstance(value, dict):
         refuse(400, f"The form field {what} is JSON but not an object; send one, as in {{}}.")
     return value

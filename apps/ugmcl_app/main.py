@@ -17,17 +17,22 @@ import lib.stock_infer
 import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
+from lib.drafts import DraftStore
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
+from lib.precedence import inference, lock_file
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
+from lib.review import Review
+from lib.review_history import ReviewHistory
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
+from lib.webhooks import SECRET, Webhooks
 from lib.worklist import Worklist
 from lib.workspace import Workspace, is_web_address
 
@@ -49,6 +54,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
         worklist: The cases page by page.
+        drafts: What a model last said of each case, for looking at.
+        review, history: What the review page shows of a case, and of the project so far.
         pacs: What connects the project to its PACS; None where the studies are a folder.
         labels_map: `{name: value}` of the project's classes.
     """
@@ -64,6 +71,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.workspace.bind(studies, self.settings.labels, in_use=bool(self.registry.list()))
         self.scores = ScoreBoard(self.workspace)
         self.maps = MapStore(self.workspace)
+        self.drafts = DraftStore(self.workspace)
         self.model = PublishedModel(self.registry, self.settings)
         self._initialized = False
         super().__init__(
@@ -89,18 +97,26 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
+            agreement_dice=self.settings.agreement_dice,
         )
         if self.pacs is not None:
             self.pacs.attach(datastore)
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
+        self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
+        self.review = Review(datastore, self.workspace.database, self.drafts)
+        self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
         return datastore
 
     def init_infers(self) -> dict[str, Any]:
         """`ugmcl` and `ugmcl_uncertainty`."""
         segmentation = UGMCLInfer(
-            self.model, self.maps, self.settings, lambda: len(self.datastore().final_labels())
+            self.model,
+            self.maps,
+            self.settings,
+            lambda: len(self.datastore().final_labels()),
+            self.drafts,
         )
         return {"ugmcl": segmentation, "ugmcl_uncertainty": UncertaintyBandsInfer(segmentation, self.maps)}
 
@@ -121,6 +137,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.datastore().start()
         if self.pacs is not None:
             self.pacs.start()
+        if self.webhooks is not None:
+            self.webhooks.start()
         self.rounds.start()
         if self.model.precision is None:
             probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
@@ -133,8 +151,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
-        if self.pacs is not None:
-            self.pacs.stop()
+        for part in (self.webhooks, self.pacs):
+            if part is not None:
+                part.stop()
         self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
@@ -153,8 +172,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
-            "repairs": self.datastore().repairs,
+            "repairs": [*self.datastore().repairs, *self.registry.repairs, *self.rounds.repairs],
             "pacs": self.pacs.state() if self.pacs else None,
+            "webhooks": self.webhooks.state() if self.webhooks else None,
         }
 
     # --- requests
@@ -181,7 +201,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         push = self._wants_push(request, image_id, task)
         if save and (image_id is None or safe_tag(request.get("label_tag", "original")) != "original"):
             raise Refusal(422, "Only results for images of the project can be saved, and only as 'original'.")
-        result = task.run({**request, "image": str(path), "image_id": image_id})
+        with inference(lock_file(self.workspace.root)):
+            result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
         if push is not None and image_id is not None:
             version = result.params["model_version"]
@@ -224,6 +245,10 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "lease": None if offer.expires_at is None else {"expires_at": offer.expires_at},
         }
 
+    def reader(self, request: dict[str, Any]) -> str | None:
+        """Who asks, under the name that leases have; None: nobody said."""
+        return reader_of(request) or None
+
     def uncertainty_map(
         self, image_id: str, version: str | None = None, suffix: str = ".nii.gz"
     ) -> tuple[Path, str]:
@@ -238,10 +263,21 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             Refusal: 404 for an unknown image or version, 409 before a first model, 422 for an unusable image.
         """
         path = self.datastore().image_file(image_id)
-        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        with inference(lock_file(self.workspace.root)):
+            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
         if suffix == ".nrrd":
             return self.maps.as_nrrd(image_id), kept.model_version
         return kept.path, kept.model_version
+
+    def draft(self, image_id: str) -> None:
+        """Let the live model look at a case anew, for the review page.
+
+        Raises:
+            Refusal: 404 for an unknown image, 409 before a first model, 422 for an unusable image.
+        """
+        path = self.datastore().image_file(image_id)
+        result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
+        result.label_file.unlink(missing_ok=True)
 
     def pacs_client_options(self) -> dict[str, Any] | None:
         """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
@@ -313,6 +349,12 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
                 f"A PACS needs the package {error.name}: pip install 'ugmcl-assist[dicom]'."
             ) from error
         return PacsProject(self.studies, self.workspace, self.settings)
+
+    def _open_webhooks(self, datastore: FolderDatastore) -> Webhooks | None:
+        if not self.settings.webhook:
+            return None
+        secret = os.environ.get(SECRET, "")
+        return Webhooks(self.settings.webhook, secret, self.workspace, datastore, self.registry)
 
     def _measure_precision(self) -> None:
         self.model.precision = probe_precision(self.settings, self.datastore())

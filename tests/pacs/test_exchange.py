@@ -13,8 +13,11 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.references import BY_HAND, SEMIAUTOMATIC, Maker
 from lib.dicom.segmentation_reading import read_segmentation
+from lib.dicom.segmentation_writing import write_segmentation
 from lib.dicom.series import read_grid
+from lib.errors import Refusal
 from lib.volumes import read_label
+from tests.dicom.phantom_series import encoded
 from tests.pacs.project_support import STRUCTURES, PacsProjectInTest, expert_seg, phantom, uid_of
 from tests.pacs.small_pacs import SmallPacs
 
@@ -198,3 +201,55 @@ def test_seg_keeps_patient_and_study_of_its_series(
     (seg,) = (pydicom.dcmread(io.BytesIO(c)) for c in pacs.objects.values() if b"UG-MCL Assist" in c)
     for keyword in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
         assert seg[keyword].value == series[0][keyword].value
+
+
+def test_conditions_on_the_images_do_not_hide_what_is_drawn_on_them(
+    pacs: SmallPacs, series: list[Dataset], tmp_path: Path
+) -> None:
+    project = PacsProjectInTest(pacs.url, tmp_path / "narrowed", pacs_search="SeriesDescription=T1")
+    try:
+        array, seg = expert_seg(series, BY_HAND)
+        pacs.add([seg])
+        project.look()
+        asked = [query for query in pacs.searches if "SeriesDescription" in query]
+        assert {query["Modality"][0] for query in asked} == {"MR", "CT"}
+        project.turn()
+        assert np.array_equal(current_label(project, uid_of(series)), array)
+    finally:
+        project.close()
+
+
+def test_seg_of_a_study_without_cases_is_not_even_fetched(
+    pacs: SmallPacs, project: PacsProjectInTest
+) -> None:
+    _, seg = expert_seg(phantom(1), BY_HAND)
+    pacs.add([seg])
+    project.turn()
+    assert not [path for _, path, _ in pacs.requests if str(seg.SeriesInstanceUID) in path]
+
+
+def test_label_that_is_submitted_and_stored_too_counts_once(
+    pacs: SmallPacs, project: PacsProjectInTest, series: list[Dataset], tmp_path: Path
+) -> None:
+    _, seg = expert_seg(series, BY_HAND)
+    file = tmp_path / "seg.dcm"
+    file.write_bytes(encoded(seg))
+    project.pacs.save_label(uid_of(series), file, {"client_id": "ann"}, may_be_empty=False)
+    pacs.add([seg])
+    project.turn()
+    (version,) = project.store.label_history(uid_of(series))
+    assert (version["reader"], version["info"]["dicom_seg"]) == ("ann", str(seg.SOPInstanceUID))
+
+
+def test_empty_seg_is_submitted_with_a_word_only(
+    project: PacsProjectInTest, series: list[Dataset], tmp_path: Path
+) -> None:
+    grid = read_grid(series)
+    file = tmp_path / "seg.dcm"
+    file.write_bytes(write_segmentation(np.zeros(grid.shape, np.uint8), grid, STRUCTURES, BY_HAND))
+    with pytest.raises(Refusal, match="no_finding") as refused:
+        project.pacs.save_label(uid_of(series), file, {}, may_be_empty=False)
+    assert refused.value.status_code == 422
+    assert project.store.final_labels() == {}
+    project.pacs.save_label(uid_of(series), file, {"no_finding": True}, may_be_empty=False)
+    assert list(project.store.final_labels()) == [uid_of(series)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lib.pacs.settings import PacsSettings
 from tests.dicom.labels import STRUCTURES, landmark_label, world_of
 from tests.dicom.phantom_series import PLANS, UNIT_MM, encoded, enhanced_phantom, phantom_series
 from tests.pacs.orthanc import Orthanc, require_orthanc
+from tests.pacs.project_support import STRUCTURES as PROJECT_STRUCTURES, PacsProjectInTest
 
 pytestmark = pytest.mark.viewer
 
@@ -198,3 +200,39 @@ def test_real_series_travel_unchanged(web: DicomWeb, shared_data: Path, tmp_path
     grid = after.grid
     content = write_segmentation(landmark_label(grid), grid, STRUCTURES, BY_HAND)
     assert web.store(study, [content]).stored
+
+
+@pytest.mark.real
+def test_real_series_are_labeled_and_the_label_lies_where_it_was_drawn(
+    web: DicomWeb, orthanc: Orthanc, shared_data: Path, tmp_path: Path
+) -> None:
+    import pydicom
+
+    folder = shared_data / "hippocampus_dicom"
+    if not folder.is_dir():
+        pytest.skip(f"no DICOM series at {folder}")
+    for series in sorted(folder.iterdir()):
+        instances = [pydicom.dcmread(path) for path in sorted(series.glob("*.dcm"))]
+        for dataset in instances:  # the headers carry joke names
+            dataset.PatientName, dataset.PatientID = "Anonymous^", "ANONYMOUS"
+        send(web, instances)
+    project = PacsProjectInTest(orthanc.url, tmp_path / "work")
+    try:
+        project.look()
+        assert len(project.store.list_images()) == 3, project.store.quarantined()
+        drawn = {
+            case_id: project.submit(case_id, seed=i) for i, case_id in enumerate(project.store.list_images())
+        }
+        project.turn()
+        found = web.list_series("SEG").series
+        assert len(found) == 3
+        for entry in found:
+            contents: list[bytes] = []
+            web.fetch_series(entry.study_uid, entry.uid, contents.append)
+            dataset = pydicom.dcmread(io.BytesIO(contents[0]))
+            assert dataset.PatientID == "ANONYMOUS"
+            case_id = str(dataset.ReferencedSeriesSequence[0].SeriesInstanceUID)
+            grid = project.pacs.source.grid(case_id)
+            assert np.array_equal(read_segmentation(dataset, grid, PROJECT_STRUCTURES).labels, drawn[case_id])
+    finally:
+        project.close()

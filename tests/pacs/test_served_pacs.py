@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from tests.dicom.phantom_series import encoded
 from tests.journeys.live_server import CPU, SMALL, LiveServer, Project, _running
 from tests.pacs.ball_series import PLAN, ball_series
 from tests.pacs.orthanc import Orthanc, require_orthanc
-from tests.server.conftest import command, free_port
+from tests.server.conftest import APP, command, free_port
 from ugmcl.config import replace
 from ugmcl.presets import preset
 
@@ -243,3 +244,17 @@ def test_seg_of_another_series_is_refused_with_the_reason(hospital: Hospital) ->
     cut = hospital.submit_dicom(first, hospital.drawn(first)[:-300], f"image={first}")
     assert cut.status_code == 422
     assert hospital.server.get(f"/datastore/label/history?label={first}").json() == before
+
+
+def test_stock_server_serves_a_pacs_too(hospital: Hospital, tmp_path: Path) -> None:
+    port = free_port()
+    line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--port", str(port)]
+    line += ["--studies", hospital.orthanc.url, "--host", "127.0.0.1", *CPU]
+    line += ["--conf", "workspace", str(tmp_path / "work"), "--conf", "labels", "heart"]
+    with _running(Project(tmp_path, []), port, line, "/info/") as stock:
+        listed = stock.get("/datastore/?output=all").json()["objects"]
+        assert sorted(listed) == sorted(hospital.series)
+        offered = stock.post("/activelearning/first", json={}).json()
+        scan = stock.get(f"/datastore/image?image={offered['id']}")
+        assert scan.content[:2] == b"\x1f\x8b"
+        assert stock.get("/info/").json()["pacs"]["reachable"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lib.dicom.series import read_series
 from lib.errors import Refusal
+from lib.pacs import source
 from lib.pacs.project import pacs_settings
 from lib.pool import scan_version
 from lib.settings import AppSettings
@@ -249,3 +251,28 @@ def test_other_settings_are_refused_with_what_is_allowed(key: str, value: str) -
 def test_pacs_without_a_workspace_says_what_to_give() -> None:
     with pytest.raises(ValueError, match="--workspace DIR"):
         Workspace.of("http://127.0.0.1:8042/dicom-web")
+
+
+def test_series_that_cannot_be_fetched_does_not_keep_the_others_waiting(
+    pacs: SmallPacs, project: PacsProjectInTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = sorted([phantom(), phantom(1)], key=uid_of)
+    broken, good = uid_of(both[0]), uid_of(both[1])  # the broken one is first in every order
+    for instances in both:
+        pacs.add(instances)
+    project.look(voxels_s=0.0)
+    pacs.faults += [(f"/series/{broken}", 500)] * 1000
+    for _ in range(3):
+        project.look()
+    assert list(project.store.image_files()) == [good]
+    (aside,) = project.store.quarantined()
+    assert aside["file"] == broken
+    assert "500" in aside["reason"]
+    asked = 1000 - len(pacs.faults)
+    project.look()
+    assert 1000 - len(pacs.faults) == asked, "not before a while is over"
+    pacs.faults.clear()
+    later = time.monotonic() + 3600
+    monkeypatch.setattr(source.time, "monotonic", lambda: later)
+    project.look(voxels_s=0.0)
+    assert project.store.is_usable(broken)

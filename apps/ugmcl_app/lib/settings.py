@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ugmcl.agreement import AGREEMENT_DICE
 from ugmcl.presets import PRESETS
 from ugmcl.uncertainty import BAND_NAMES
 
@@ -49,6 +50,13 @@ def _number(kind: Callable[[str], Any], low: float) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+def _share(text: str) -> float:
+    value: float = _number(float, 0)(text)
+    if value > 1:
+        raise ValueError("allowed is 0 to 1")
+    return value
 
 
 def _preset(text: str) -> str:
@@ -118,11 +126,15 @@ class AppSettings:
     """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
     lease_s: float = _option(3600.0, _number(float, 1))
     """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
+    agreement_dice: float = _option(AGREEMENT_DICE, _share)
+    """Dice in [0, 1] that every class of every two readers must reach for their case to be decided."""
     round_seconds: float = _option(90.0, _number(float, 1))
     """Cap on the training seconds of a round on a CPU."""
     threads: int = _option(0, _number(int, 0))
     """CPU threads of a round; 0 chooses."""
 
+    webhook: str = _option("", _web_address)
+    """Address that is told of saved labels and published models; empty: nobody."""
     codes: str = _option("", str)
     """JSON file with coded terms of structures, beside the built-in ones; see docs/dicom.md."""
     pacs_user: str = _option("", str)

@@ -121,6 +121,8 @@ class Workspace:
         """Series of a PACS, the labels drawn on them, and what waits to be sent to it."""
         self.maps = self.root / "maps"
         """One uncertainty map a case."""
+        self.drafts = self.root / "drafts"
+        """What a model last said of each case, for looking at."""
         self.training = self.root / "training"
         """Resumable states of rounds."""
         self.models_file = self.root / "models.json"

@@ -235,9 +235,8 @@ class PacsExchange:
         assert self._datastore is not None
         if self._source.is_away:
             return
-        here = self._datastore.image_files()
         for case_id in self._datastore.final_labels():
-            if case_id not in here and self._datastore.has_image(case_id):
+            if not self._source.is_here(case_id) and self._datastore.has_image(case_id):
                 try:
                     self._datastore.image_file(case_id)
                 except Refusal as refusal:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,17 @@ Result = TypeVar("Result")
 POLL_S = 10.0
 _EXTENSION = EXTENSIONS[0]
 _YEAR_2000_NS = 946_684_800 * 10**9
+_HOLD_S, _LONGEST_HOLD_S = 30.0, 3600.0
 _TRIES = 3
 """A series may be dropped to make room just while it is read; a cache smaller than three series is none."""
+
+
+class _Held(NamedTuple):
+    """A series that could not be fetched although the PACS answers: the others come first for a while."""
+
+    until: float
+    wait_s: float
+    reason: str
 
 
 class PacsSource:
@@ -81,6 +90,7 @@ class PacsSource:
         self._listings: dict[str, Listing] = {}
         self._polled_at = -poll_s
         self._is_away = False
+        self._held: dict[str, _Held] = {}
         with database.read() as session:
             self._known = known_series.load(session)
 
@@ -113,14 +123,23 @@ class PacsSource:
         return self.cache.folder_of(name.removesuffix(_EXTENSION)) / name
 
     def read_image(self, name: str, voxels: bool) -> Finding:
-        if not voxels and not self._is_near(name):
-            return Finding(self.trouble if self._is_away else None, passing=True)
+        uid = name.removesuffix(_EXTENSION)
+        if not self._is_near(name):
+            held = self._held.get(uid)
+            if held is not None and time.monotonic() < held.until:
+                return Finding(held.reason, passing=True)
+            if not voxels:
+                return Finding(self.trouble if self._is_away else None, passing=True)
         try:
-            return read_image(self._make(name), voxels)
+            found = read_image(self._make(name), voxels)
         except PacsError as error:
+            if not self._is_away:
+                self._hold(uid, str(error))
             return Finding(str(error), passing=True)
         except UnusableImage as error:
             return Finding(str(error))
+        self._held.pop(uid, None)
+        return found
 
     def fetch(self, name: str) -> Path:
         try:
@@ -153,6 +172,10 @@ class PacsSource:
         self.fetch(case_id + _EXTENSION)
         return self._reading(case_id, lambda cached: read_grid(cached.files))
 
+    def is_here(self, case_id: str) -> bool:
+        """Whether the scan of a case is on this disk."""
+        return self._is_near(case_id + _EXTENSION)
+
     def known(self, uid: str) -> KnownSeries | None:
         """What is known of a series, whatever its modality."""
         return self._known.get(uid)
@@ -168,7 +191,9 @@ class PacsSource:
         self._polled_at = time.monotonic()
         try:
             for modality in (*self.settings.modalities, "SEG"):
-                listing = self._polling.list_series(modality, self._listings.get(modality))
+                # What narrows the images, such as a description, does not hold for what is drawn on them.
+                narrowed = modality != "SEG"
+                listing = self._polling.list_series(modality, self._listings.get(modality), narrowed)
                 with self._lock:
                     known = dict(self._known)
                 self._enter(known_series.differing(known, modality, listing.series))
@@ -187,12 +212,19 @@ class PacsSource:
         self._polled_at = -self._poll_s
 
     def segmentations(self) -> list[KnownSeries]:
-        """SEG series that are listed and were not looked at as they are now."""
+        """SEG series in the studies of cases that were not looked at as they are now."""
         with self._lock:
             rows = list(self._known.values())
-        return [row for row in rows if row.modality == "SEG" and row.listed and not row.is_made]
+        studies = {row.study_uid for row in self._image_series().values()}
+        new = [row for row in rows if row.modality == "SEG" and row.listed and not row.is_made]
+        return [row for row in new if row.study_uid in studies]
 
     # --- helpers
+
+    def _hold(self, uid: str, reason: str) -> None:
+        before = self._held.get(uid)
+        wait_s = min(2 * before.wait_s, _LONGEST_HOLD_S) if before else _HOLD_S
+        self._held[uid] = _Held(time.monotonic() + wait_s, wait_s, reason)
 
     def _enter(self, rows: dict[str, KnownSeries]) -> None:
         if rows:
