@@ -119,8 +119,7 @@ def test_most_uncertain_case_is_opened_from_the_worklist(played: Stage, page: Pa
     wait_for_image(page)
     assert shown_series(page) == ranked[0]["series_instance_uid"]
     (lease,) = played.server.get("/leases").json()["leases"]
-    assert lease["id"] == ranked[0]["id"]
-    assert READER in lease.values()
+    assert (lease["case_id"], lease["reader"]) == (ranked[0]["id"], READER)
 
 
 @pytest.mark.journey("ohif_segment_overlay")
