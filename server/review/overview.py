@@ -155,9 +155,9 @@ def _reliability(point: dict[str, Any]) -> Chart:
         for entry in found["bins"]
     ]
     return chart(
-        f"Reliability of {point['model_version']}",
-        "predicted probability of the structure",
-        "share in the expert's label",
+        f"Reliability, {point['model_version']}",
+        "predicted probability",
+        "true share",
         dots,
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
