@@ -86,12 +86,14 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI) -> None:
     from server.routes import (
         activelearning,
+        adjudications,
         cases,
         datastore,
         health,
         infer,
         leases,
         models,
+        readers,
         review,
         rounds,
         session,
@@ -109,6 +111,8 @@ def _include_routes(app: FastAPI) -> None:
         activelearning,
         cases,
         leases,
+        readers,
+        adjudications,
         train,
         datastore,
         session,

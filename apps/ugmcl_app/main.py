@@ -90,6 +90,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
+            agreement_dice=self.settings.agreement_dice,
         )
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
         self.worklist = Worklist(self.workspace.database, self.scores, lambda ids: {})
@@ -154,7 +155,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
-            "repairs": self.datastore().repairs,
+            "repairs": [*self.datastore().repairs, *self.registry.repairs, *self.rounds.repairs],
         }
 
     # --- requests
