@@ -155,9 +155,9 @@ def _reliability(point: dict[str, Any]) -> Chart:
         for entry in found["bins"]
     ]
     return chart(
-        f"Reliability, {point['model_version']}",
+        "Reliability",
         "predicted probability",
-        "true share",
+        f"true share, {point['model_version']}",
         dots,
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
