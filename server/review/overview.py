@@ -74,7 +74,8 @@ def cards(app: Any, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
             state = app.review.state(case["id"])
         except HTTPException:
             continue
-        shown.append({**case, "tag": tag_of(state), "draft_version": state["draft_version"]})
+        told = {name: state[name] for name in ("draft_version", "pictured")}
+        shown.append({**case, **told, "tag": tag_of(state)})
     return shown
 
 
