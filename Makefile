@@ -19,7 +19,7 @@ HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif
+.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
@@ -29,6 +29,8 @@ help:
 	@echo "make setup         build .venv (the others call it)"
 	@echo "make check         lint and types"
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
+	@echo "make test-viewers  journeys with real viewers; installs what they need, see docs/viewers.md"
+	@echo "make test-docker   the Dockerfile's steps in a clean Debian, started; as root, with debootstrap"
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
@@ -79,6 +81,16 @@ test-real: setup
 
 test-min: setup
 	$(BIN)/python -m pytest tests/ugmcl tests/test_architecture.py -m 'not slow'
+
+# Each viewer's set-up says what it could not install; its journeys then skip, with the reason.
+test-viewers: setup
+	@mkdir -p build && rm -f build/test-viewers.json
+	-PYTHON=$(PYTHON) tests/viewers/set_up_slicer.sh
+	-PYTHON=$(BIN)/python tests/viewers/set_up_ohif.sh
+	$(BIN)/python -m pytest -m viewer
+
+test-docker: setup
+	$(BIN)/python -m pytest tests/docker
 
 lint: setup
 	$(BIN)/ruff check .
