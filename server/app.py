@@ -64,6 +64,13 @@ def _pacs_connection() -> Mapping[str, Any] | None:
     return None if options is None else cast("Mapping[str, Any] | None", options())
 
 
+def _pacs_stored() -> None:
+    """A viewer has stored something in the PACS: what is known of it is asked for again."""
+    from server.running_app import running_app
+
+    running_app().pacs_changed()
+
+
 def create_app(settings: ServerSettings | None = None) -> FastAPI:
     """Build the application; `stock_host.configure` must have told the host its app before it starts."""
     settings = settings or ServerSettings()
@@ -75,7 +82,7 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         redoc_url="/docs",
         lifespan=lifespan,
     )
-    app.state.dicomweb = DicomWebProxy(_pacs_connection)
+    app.state.dicomweb = DicomWebProxy(_pacs_connection, _pacs_stored)
     refusal.install(app)
     _include_routes(app, settings)
     _include_pages(app)

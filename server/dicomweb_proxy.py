@@ -58,10 +58,13 @@ class DicomWebProxy:
     Args:
         connection: Gives `root` (the DICOMweb root without a closing slash) and the remaining arguments of
             `httpx.AsyncClient` (credentials, TLS, time-outs); None where images do not come from a PACS.
+        stored: Called when the PACS has taken an object.
     """
 
-    def __init__(self, connection: Callable[[], Mapping[str, Any] | None]) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: Callable[[], Mapping[str, Any] | None], stored: Callable[[], None] = lambda: None
+    ) -> None:
+        self._connection, self._stored = connection, stored
         self._client: httpx.AsyncClient | None = None
         self._root = httpx.URL()
 
@@ -91,7 +94,10 @@ class DicomWebProxy:
             headers=_outgoing_headers(request, is_store),
             content=request.stream() if is_store else None,
         )
-        return await self._answer(client, outgoing)
+        answer = await self._answer(client, outgoing)
+        if is_store and answer.status_code < 300:
+            self._stored()
+        return answer
 
     def _connected(self) -> httpx.AsyncClient:
         if self._client is None:

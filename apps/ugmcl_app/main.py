@@ -18,8 +18,8 @@ import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.drafts import DraftStore
-from lib.errors import Refusal
-from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
+from lib.errors import Refusal, UnusableImage
+from lib.infers import InferResult, PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
 from lib.precedence import inference, lock_file
@@ -205,11 +205,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
         if push is not None and image_id is not None:
-            version = result.params["model_version"]
-            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
-            result.params["pushed"] = push.store(
-                image_id, result.label_file, self.labels_map, kept.path, version
-            )
+            result.params.update(self._push(push, image_id, path, result))
         if save and task is self._infers["ugmcl"]:
             params = {"model": request["model"], "params": result.params}
             label = self.datastore().save_label(image_id, label, "original", params)
@@ -284,6 +280,11 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
         return self.pacs.source.web.connection.client_options() if self.pacs else None
 
+    def pacs_changed(self) -> None:
+        """Something was stored in the PACS by way of this server: it is looked at now."""
+        if self.pacs is not None:
+            self.pacs.source.expire()
+
     def of_pacs(self, image_id: Any) -> PacsProject:
         """The PACS that a case comes from; Refusal 422 for a case from a file, or an uploaded one."""
         if self.pacs is None or not isinstance(image_id, str) or not self.datastore().has_image(image_id):
@@ -304,7 +305,11 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         `uncertainty_map` and `of_pacs`."""
         results = self.of_pacs(image_id).results
         path, version = self.uncertainty_map(image_id)
-        return results.uncertainty(image_id, path, version), version
+        try:
+            return results.uncertainty(image_id, path, version), version
+        except UnusableImage:  # another inference of the case has just replaced the file
+            path, version = self.uncertainty_map(image_id)
+            return results.uncertainty(image_id, path, version), version
 
     def save_dicom_label(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
         """Take a DICOM SEG for a case's final label; raises as `of_pacs`, and 422 for what is no label."""
@@ -333,6 +338,16 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             return self.of_pacs(image_id)
         wanted = self.pacs is not None and self.pacs.push and task is self._infers["ugmcl"]
         return self.pacs if wanted and image_id is not None else None
+
+    def _push(self, pacs: PacsProject, image_id: str, path: Path, result: InferResult) -> dict[str, Any]:
+        """Have a result stored; a series that nothing can refer to in DICOM takes nothing from the answer."""
+        version = result.params["model_version"]
+        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        try:
+            pushed = pacs.store(image_id, result.label_file, self.labels_map, kept.path, version)
+        except Refusal as refusal:
+            return {"pushed": None, "not_pushed": str(refusal.detail)}
+        return {"pushed": pushed}
 
     def _is_uploaded(self, path: Path) -> bool:
         """Whether a path is a file that a server received: in the temporary folder or the sessions'

@@ -253,3 +253,20 @@ def test_empty_seg_is_submitted_with_a_word_only(
     assert project.store.final_labels() == {}
     project.pacs.save_label(uid_of(series), file, {"no_finding": True}, may_be_empty=False)
     assert list(project.store.final_labels()) == [uid_of(series)]
+
+
+def test_what_a_look_finds_is_taken_up_at_once(
+    pacs: SmallPacs, project: PacsProjectInTest, series: list[Dataset]
+) -> None:
+    woken: list[str] = []
+    project.pacs.source.on_news = lambda: woken.append("news")
+    project.look()
+    assert woken == [], "nothing is new"
+    pacs.add([expert_seg(series, BY_HAND)[1]])
+    project.look()
+    assert woken == ["news"]
+    pacs.faults += [("", 503)] * 4
+    project.look()
+    pacs.faults.clear()
+    project.look()
+    assert woken == ["news", "news"], "it is back"

@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -91,13 +91,19 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def proxy_to(**options: Any) -> Iterator[httpx.Client]:
+def proxy_to(stored: Callable[[], None] = lambda: None, **options: Any) -> Iterator[httpx.Client]:
     """A client of a real server that proxies to the PACS with these options."""
-    app = FastAPI()
-    app.state.dicomweb = DicomWebProxy(lambda: options or None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.dicomweb.close()
+
+    app = FastAPI(lifespan=lifespan)
+    app.state.dicomweb = DicomWebProxy(lambda: options or None, stored)
     app.include_router(dicomweb.router)
     app.add_middleware(OriginGuard, hosts=("127.0.0.1",), origins=())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -305,3 +311,13 @@ def test_without_a_pacs_the_reason_is_said() -> None:
         answer = client.get("/proxy/dicom/studies")
     assert answer.status_code == 404
     assert "keeps its images in a folder" in answer.json()["detail"]
+
+
+def test_what_the_pacs_has_taken_is_told_and_nothing_else(pacs: Pacs) -> None:
+    told: list[str] = []
+    with proxy_to(lambda: told.append("stored"), root=pacs.root) as client:
+        client.get("/proxy/dicom/studies")
+        refused = client.post("/proxy/dicom/studies/503", content=b"x", headers={"Content-Type": STORE_TYPE})
+        assert (refused.status_code, told) == (503, [])
+        client.post("/proxy/dicom/studies/1.2", content=b"x", headers={"Content-Type": STORE_TYPE})
+        assert told == ["stored"]

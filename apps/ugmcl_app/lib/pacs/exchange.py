@@ -62,6 +62,7 @@ class PacsExchange:
         """The project's labels; to be called once, before `start`."""
         self._datastore = datastore
         datastore.on_labels_changed.append(self.wake)
+        self._source.on_news = self.wake
 
     def start(self) -> None:
         """Work in the background until `stop`."""

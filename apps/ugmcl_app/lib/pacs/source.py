@@ -62,6 +62,7 @@ class PacsSource:
     Attributes:
         web, cache: The PACS, and its series on this disk.
         trouble: A sentence on why the PACS does not do what is asked, or empty.
+        on_news: Called when a look found changes, or the PACS to be back.
     """
 
     is_folder = False
@@ -80,6 +81,7 @@ class PacsSource:
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)
         self.settings, self.trouble = settings, ""
+        self.on_news: Callable[[], None] = lambda: None
         self._database, self._poll_s = database, poll_s
         self.web = DicomWeb(PacsConnection(settings, sleep))
         # A poll comes again by itself: one attempt, so that nobody waits for a PACS that is away.
@@ -189,6 +191,7 @@ class PacsSource:
     def poll(self) -> None:
         """Ask for the lists of series now; a PACS that does not answer leaves what is known as it is."""
         self._polled_at = time.monotonic()
+        news = False
         try:
             for modality in (*self.settings.modalities, "SEG"):
                 # What narrows the images, such as a description, does not hold for what is drawn on them.
@@ -196,7 +199,9 @@ class PacsSource:
                 listing = self._polling.list_series(modality, self._listings.get(modality), narrowed)
                 with self._lock:
                     known = dict(self._known)
-                self._enter(known_series.differing(known, modality, listing.series))
+                changed = known_series.differing(known, modality, listing.series)
+                self._enter(changed)
+                news |= bool(changed)
                 self._listings[modality] = listing
         except PacsError as error:
             if str(error) != self.trouble:
@@ -205,7 +210,10 @@ class PacsSource:
         else:
             if self._is_away:
                 logger.info("the PACS answers again")
+                news = True
             self.trouble, self._is_away = "", False
+        if news:
+            self.on_news()
 
     def expire(self) -> None:
         """Something was written to the PACS: the next look asks it again."""
