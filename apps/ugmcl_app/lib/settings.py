@@ -92,7 +92,7 @@ class AppSettings:
     lease_s: float = _option(3600.0, _number(float, 1))
     """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
     round_seconds: float = _option(90.0, _number(float, 1))
-    """Cap on the training seconds of a round on a CPU."""
+    """Training seconds that a round on a CPU is planned for when it begins; it has at least 40 steps."""
     threads: int = _option(0, _number(int, 0))
     """CPU threads of a round; 0 chooses."""
 
