@@ -168,10 +168,10 @@ def work(url: str, readers: int, deadline: float, folder: Path, ledger: Ledger) 
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        time.sleep(min(15, max(0.5, deadline - time.monotonic())))
+        moment = time.monotonic() + 15
+        for thread in threads:
+            thread.join(max(0.0, moment - time.monotonic()))
         say(f"  {len(ledger.saved)} labels, {len(ledger.errors)} errors, {len(ledger.doubles)} double leases")
-    for thread in threads:
-        thread.join()
 
 
 def summary(readers: int, taken: float, ledger: Ledger, lost: list[str]) -> dict[str, Any]:
