@@ -7,27 +7,32 @@ STUDIES ?=
 HIPPOCAMPUS_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+SIMULATE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SAMPLE := build/sample
 LEFT_ATRIUM := build/packs/left_atrium.npz
+HIPPOCAMPUS := build/packs/hippocampus.npz
+HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking bench bench-load bench-scale gpu-left-atrium clean
+.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
 	@echo "make test          the tests: a few minutes on two cores, no GPU needed"
 	@echo "make demo          watch labels become a better model, on the sample cohort"
+	@echo "make ohif          fetch the OHIF viewer (npm), served at /ohif/ for studies from a PACS"
 	@echo "make setup         build .venv (the others call it)"
 	@echo "make check         lint and types"
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
+	@echo "make simulate      how many labels each strategy needs, on real scans (hours; goes on after any stop)"
 	@echo "make bench         speed and memory beside the published layout"
 	@echo "make bench-load    50 readers at once against a started server, for 5 minutes"
 	@echo "make bench-scale   start, next case, label, worklist at 100 to 100,000 cases, beside MONAI Label's datastore"
@@ -58,6 +63,10 @@ else
 	$(BIN)/ugmcl-assist serve --studies '$(STUDIES)' --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
 endif
 
+# Optional: without it /ohif/ is the stock page of MONAI Label. `make clean` keeps it.
+ohif: setup
+	$(BIN)/python buildtools/fetch_ohif.py .ohif
+
 demo: setup
 	$(BIN)/ugmcl-assist demo
 
@@ -86,6 +95,20 @@ hippocampus: setup
 # On the runs that `make hippocampus` left: which score of a scan ranks true errors best.
 score-ranking: setup
 	$(BIN)/python -m server.experiments score-ranking
+
+# Labels revealed round by round; the foreground as one class. Two processes take a seed each, the third call does
+# what is left and says whether all is done. The CSV files keep what earlier calls and other machines measured.
+SIMULATE = $(BIN)/ugmcl-assist simulate run --pack $(HIPPOCAMPUS) --work build/simulate --threads 1 \
+	--steps 200 --first-steps 400 $(SIMULATE_ARGS)
+
+simulate: setup
+	@test -f $(HIPPOCAMPUS) -o -d '$(HIPPOCAMPUS_DATA)' || { echo "There are no scans in $(HIPPOCAMPUS_DATA). Name their folder: make simulate HIPPOCAMPUS_DATA=/path" >&2; exit 1; }
+	@mkdir -p build/packs
+	test -f $(HIPPOCAMPUS) || $(BIN)/ugmcl-assist experiment pack --data '$(HIPPOCAMPUS_DATA)' --out $(HIPPOCAMPUS) --merge --classes foreground
+	-$(SIMULATE) & beside=$$!; $(SIMULATE); wait $$beside
+	$(SIMULATE)
+	$(BIN)/ugmcl-assist simulate evaluate --work build/simulate --out docs/active_learning
+	$(BIN)/ugmcl-assist simulate report --csv docs/active_learning
 
 bench: setup
 	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)

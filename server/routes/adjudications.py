@@ -13,7 +13,7 @@ from server.running_app import known_image, running_app
 router = APIRouter(prefix="/adjudications", tags=["Readers"])
 
 _UID = "8c7f2d0a4be94e6c8f1f0a5ad1c1f3b2"
-_CASE = {
+_CASE: dict[str, Any] = {
     "id": "case_07",
     "readings": [
         {

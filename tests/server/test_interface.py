@@ -376,3 +376,42 @@ def test_the_log_names_no_case_and_no_body(server: Server) -> None:
     assert "POST /infer/{model} -> 200" in written
     assert "Jane_Doe" not in written
     assert not [case for case in server.cases if case in written]
+
+
+def test_worklist_pages_through_the_cases(server: Server) -> None:
+    first = server.get("/cases?status=unlabeled&limit=2").json()
+    second = server.get("/cases", params={"status": "unlabeled", "limit": 2, "after": first["next"]}).json()
+    listed = [*first["cases"], *second["cases"]]
+    assert sorted(case["id"] for case in listed) == server.cases[2:]
+    assert (first["total"], second["next"]) == (3, None)
+    assert {case["series_instance_uid"] for case in listed} == {None}
+
+
+@pytest.mark.parametrize("query", ["status=x", "sort=x", "limit=0", "limit=many", "after=x"])
+def test_worklist_refuses_other_values_in_a_sentence(server: Server, query: str) -> None:
+    answer = server.get(f"/cases?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/infer/ugmcl?image=case_03&output=dicom_seg"),
+        ("GET", "/uncertainty/case_03?format=dicom"),
+        ("GET", "/uncertainty?series=1.2.3"),
+        ("POST", "/infer/ugmcl?series=1.2.3"),
+        ("PUT", "/datastore/label?image=case_03"),
+    ],
+)
+def test_dicom_is_for_cases_of_a_pacs(server: Server, method: str, path: str) -> None:
+    dicom = {"label": ("seg", bytes(128) + b"DICM")} if method == "PUT" else None
+    answer = requests.request(method, server.url + path, files=dicom, timeout=60)
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]
+
+
+def test_push_is_for_cases_of_a_pacs(server: Server) -> None:
+    answer = server.post("/infer/ugmcl?image=case_03", data={"params": '{"push": true}'})
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+logger = logging.getLogger(__name__)
+
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
+TRAIN, VALIDATE = "train", "validate"
+"""What a labeled case is for."""
 
 PUBLIC_KEYS = (
     "id",
@@ -50,7 +56,7 @@ class Round:
 
     Attributes:
         id: Unique in the project.
-        status: "queued", "running", "done", "failed" or "cancelled".
+        status: "queued", "running", "paused", "done", "failed" or "cancelled".
         labeled_ids: Distinct final labels taken in, training and validation, sorted.
         unlabeled: Images of the pool without a final label, as used by the round.
         model_version: The registry's version of the candidate, or None.
@@ -60,6 +66,8 @@ class Round:
             before the first validation case.
         compared_with: The version that `published_before` was measured of, live when the round ended; None
             without validation or without a live version.
+        calibration: How reliable the candidate's probabilities are on the validation cases, as of
+            `ugmcl.reliability.Reliability.to_dict`; None without validation cases.
         progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
         requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
         claimed: Image id -> SHA-256 of its final label when the round started.
@@ -76,6 +84,7 @@ class Round:
     reason: str = ""
     metrics: dict[str, Any] | None = None
     compared_with: str | None = None
+    calibration: dict[str, Any] | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
     created_at: str = field(default_factory=now_iso)
     started_at: str | None = None
@@ -87,6 +96,12 @@ class Round:
     set_aside: dict[str, str] = field(default_factory=dict)
 
     @property
+    def number(self) -> int | None:
+        """The number that the id counts up; None for an id of another form."""
+        digits = self.id[1:]
+        return int(digits) if self.id.startswith("r") and digits.isdigit() else None
+
+    @property
     def labeled(self) -> int:
         """Number of distinct final labels taken in."""
         return len(self.labeled_ids)
@@ -94,6 +109,7 @@ class Round:
     def begin(self) -> None:
         """Mark the round as running from now."""
         self.status, self.started_at, self.reason = RUNNING, now_iso(), ""
+        logger.info("Round %s runs, on %d label(s).", self.id, self.labeled)
 
     def end(self, status: str, reason: str) -> None:
         """Mark the round as ended now, unless it has ended already (a cancelled round stays cancelled)."""
@@ -103,6 +119,13 @@ class Round:
         if self.started_at is not None:
             begun = datetime.fromisoformat(self.started_at)
             self.duration_s = round((datetime.fromisoformat(self.finished_at) - begun).total_seconds(), 3)
+        # Not the reason: it may name cases, and a case may be named after a patient.
+        logger.info("Round %s is %s%s; GET /rounds says more.", self.id, status, self._outcome())
+
+    def _outcome(self) -> str:
+        if self.model_version is None:
+            return ""
+        return f": model {self.model_version} {'is live' if self.promoted else 'is kept, not published'}"
 
     def public(self) -> dict[str, Any]:
         """The round as `GET /rounds` shows it."""
@@ -118,3 +141,18 @@ class Round:
         """The inverse of `to_dict`; keys of another version of this program are left out."""
         known = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
+
+    @classmethod
+    def of_model(cls, record: dict[str, Any]) -> Round:
+        """The completed round behind a model version, as far as the version's own record tells."""
+        data = [case for case in record.get("data", []) if "label_sha256" in case]
+        step = int(record.get("steps") or 0)
+        return cls(
+            id=str(record.get("round", "")), status=DONE, labeled_ids=sorted(case["id"] for case in data),
+            unlabeled=int(record.get("unlabeled") or 0), model_version=record.get("version"),
+            reason=str(record.get("reason") or ""), metrics=record.get("metrics"),
+            compared_with=record.get("compared_with"), calibration=record.get("calibration"),
+            progress={"step": step, "steps": step, "eta_s": 0.0},
+            finished_at=record.get("created_at"), duration_s=record.get("seconds"),
+            read={case["id"]: case["label_sha256"] for case in data},
+        )  # fmt: skip
