@@ -89,7 +89,6 @@ class FolderDatastore(FolderView):
             self._database,
             self._store,
             self._writer,
-            self._folder,
             self.labels,
             agreement_dice,
             on_decided=lambda: self._announce(FINAL),
