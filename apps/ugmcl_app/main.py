@@ -276,7 +276,8 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             Refusal: 404 for an unknown image, 409 before a first model, 422 for an unusable image.
         """
         path = self.datastore().image_file(image_id)
-        result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
+        with inference(lock_file(self.workspace.root)):
+            result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
         result.label_file.unlink(missing_ok=True)
 
     def pacs_client_options(self) -> dict[str, Any] | None:

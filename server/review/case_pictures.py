@@ -124,6 +124,7 @@ class CasePictures:
             known = _recall(self._lock, self._cases, (image, tag))
             if known is None:
                 known = _turned(app.review.volumes(image))
+                tag = tag_of(app.review.state(image))  # a scan that had to be fetched is on this disk now
                 self._remember((image, tag), known)
         return known, tag
 

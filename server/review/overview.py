@@ -74,7 +74,8 @@ def cards(app: Any, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
             state = app.review.state(case["id"])
         except HTTPException:
             continue
-        shown.append({**case, "tag": tag_of(state), "draft_version": state["draft_version"]})
+        told = {name: state[name] for name in ("draft_version", "pictured")}
+        shown.append({**case, **told, "tag": tag_of(state)})
     return shown
 
 
@@ -155,9 +156,9 @@ def _reliability(point: dict[str, Any]) -> Chart:
         for entry in found["bins"]
     ]
     return chart(
-        f"Reliability of {point['model_version']}",
-        "predicted probability of the structure",
-        "share in the expert's label",
+        "Reliability",
+        "predicted probability",
+        f"true share, {point['model_version']}",
         dots,
         x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),

@@ -95,6 +95,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,  # the templates of a running server are those it was started with
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -28,6 +28,7 @@ from lib.volumes import read_volume
 from lib.worker_score import score_cases
 from lib.workspace import Workspace
 from tests.app.scan_support import SHAPE, block, publish_tiny_model, scan, write_nifti
+from ugmcl.case_score import CaseScore
 from ugmcl.inference import Prediction
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import UncertaintySummary
@@ -152,15 +153,54 @@ def test_scoring_leaves_a_draft_that_can_be_taken_into_the_store(
         "drafts": str(project.training / "drafts"),
     }  # fmt: skip
     score_cases(job, lambda event, **values: events.append({"event": event, **values}))  # type: ignore[arg-type]
-    (scored,) = [event for event in events if event["event"] == "score"]
-    drafts.take("a", Path(scored["draft"]))
+    assert [event["event"] for event in events] == ["begun", "score", "draft", "result"]
+    file = Path(events[2]["draft"])
+    drafts.take("a", file)
     found = drafts.find("a", scans / "a.nii.gz")
     assert found is not None
     assert found.model_version == version
-    assert not Path(scored["draft"]).exists()
+    assert not file.exists()
     del job["drafts"]
+    events.clear()
     score_cases(job, lambda event, **values: events.append({"event": event, **values}))  # type: ignore[arg-type]
-    assert [event["draft"] for event in events if event["event"] == "score"][1:] == [None]
+    assert [event["event"] for event in events] == ["begun", "score", "result"]
+
+
+def test_only_the_least_sure_so_far_get_a_draft(
+    project: Workspace, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib import worker_score
+
+    version = publish_tiny_model(ModelRegistry(project))
+    scores = iter([0.2, 0.1, 0.5])
+    found = CaseScore(0.0, np.zeros(1, np.float32))
+    monkeypatch.setattr(worker_score, "DRAFTED", 1)
+    monkeypatch.setattr(worker_score, "score_case", lambda *_, **__: found._replace(score=next(scores)))
+    drafted: list[str] = []
+    job = {
+        "model": str(ModelRegistry(project).path(version)), "version": version, "device": "cpu",
+        "threads": 0, "mc_samples": 2, "seed": 0, "drafts": str(project.training / "drafts"),
+        "cases": [{"id": name, "image": str(scans / f"{name}.nii.gz")} for name in "abc"],
+    }  # fmt: skip
+
+    def note(event: str, **values: Any) -> None:
+        if event == "draft":
+            drafted.append(values["id"])
+
+    worker_score.score_cases(job, note)  # type: ignore[arg-type]
+    assert drafted == ["a", "c"]
+
+
+def test_a_scan_that_is_away_has_the_picture_of_its_draft_and_no_other(
+    review: Review, drafts: DraftStore, scans: Path
+) -> None:
+    keep(drafts, scans)
+    key = review.state("a")["key"]
+    (scans / "a.nii.gz").rename(scans.parent / "a.nii.gz")
+    (scans / "b.nii.gz").rename(scans.parent / "b.nii.gz")
+    state = review.state("a")
+    assert (state["pictured"], state["key"], review.picture("a").shape) == (True, key, SHAPE)
+    assert review.state("b")["pictured"] is False
 
 
 def test_a_picture_is_the_least_sure_slice_with_the_label_there(

@@ -145,7 +145,9 @@ class LiveServer:
         return answer
 
     def rounds(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get("/rounds").json()["rounds"]
+        answer = self.get("/rounds")
+        assert answer.status_code == 200, f"{answer.text}\n{self.said()}"
+        found: list[dict[str, Any]] = answer.json()["rounds"]
         return found
 
     def wait_for_round(

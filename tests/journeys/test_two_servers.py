@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,10 @@ class Follower(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        with contextlib.suppress(requests.RequestException):  # its server is killed
+            self._collect()
+
+    def _collect(self) -> None:
         with requests.get(self._url, stream=True, timeout=120) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             name = ""
@@ -106,8 +112,6 @@ def assert_steps_that_no_round_allows_are_refused(server: LiveServer) -> None:
 
 def has_a_worker(server: LiveServer) -> bool:
     """Whether this server's process has started the worker that trains."""
-    from pathlib import Path
-
     parent = f"--parent\0{server.process.pid}\0".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -33,7 +33,7 @@ def tiny_config() -> Config:
 
 @contextlib.contextmanager
 def reviewed_project(folder: Path) -> Iterator[Server]:
-    """A running server after two rounds on four and five labels; the awful case and two others are scored."""
+    """A running server after two rounds on four and five labels; three cases, one awful, have no label."""
     studies = folder / "studies"
     write_phantoms(studies, folder / "reference", 7)
     shutil.copy(studies / "case_06.nii.gz", studies / f"{AWFUL}.nii.gz")
@@ -48,7 +48,7 @@ def reviewed_project(folder: Path) -> Iterator[Server]:
         assert server.post("/train/ugmcl", json={}).status_code == 200
         _wait_for(server, lambda: _done(server) == 2)
         server.versions = [entry["version"] for entry in server.get("/models").json()["models"]]
-        _wait_for(server, lambda: _scored(server) == 3)
+        _wait_for(server, lambda: _drafted(server) == 3)
         yield server
 
 
@@ -69,9 +69,9 @@ def _done(server: Server) -> int:
     return sum(entry["status"] == "done" for entry in rounds)
 
 
-def _scored(server: Server) -> int:
-    listed = server.get("/cases?status=unlabeled").json()["cases"]
-    return sum(case["model_version"] == live(server) for case in listed)
+def _drafted(server: Server) -> int:
+    """How many of the unlabeled cases the live model has looked at: its drafts follow its scores."""
+    return server.get("/review/cases").text.count(f">model {live(server)}<")
 
 
 def _wait_for(server: Server, condition: Callable[[], bool]) -> None:

@@ -43,7 +43,7 @@ class Page(HTMLParser):
         self.links += [value for name, value in attributes if name in ("href", "src", "action") and value]
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data + " "
 
 
 def page(server: Server, path: str) -> Page:
@@ -89,7 +89,7 @@ def test_the_overview_shows_the_queue_the_curve_the_people_and_the_versions(proj
     assert "new labels case_04" in text
     best = max(rounds[1]["metrics"][name]["dice"] for name in ("student", "teacher"))
     assert f"→ {best:.3f}" in text
-    for title in ("Dice", "Surface distance (95HD)", "Calibration error", "Reliability of"):
+    for title in ("Dice", "Surface distance (95HD)", "Calibration error", "Reliability true share, "):
         assert title in text
     assert found.tags.count("circle") >= 2 * 3 + 1
     assert re.search(r"ann\s+.*4 4", text)

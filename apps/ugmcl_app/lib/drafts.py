@@ -1,7 +1,8 @@
 """drafts: what a model last said of each case, for looking at: its segmentation, its uncertainty, its worst
 slice.
 
-Scoring the pool and every inference leave one, so that a page can show a case without asking the model again.
+Every inference leaves one, and scoring one of each of the least sure cases, so that a page can show them
+without asking the model again.
 """
 
 from __future__ import annotations
@@ -55,11 +56,15 @@ class Draft:
     Attributes:
         model_version: The model that made it.
         key: Changes when the draft does.
+        affine, shape: Of the scan.
     """
 
     def __init__(self, file: Path, about: dict[str, Any]) -> None:
         self.model_version = str(about["model_version"])
         self.key = str(about["key"])
+        self.affine: NDArray[np.float64] = np.asarray(about["affine"], np.float64)
+        x, y, z = about["shape"]
+        self.shape: tuple[int, int, int] = (int(x), int(y), int(z))
         self._about, self._file = about, file
 
     def volumes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -81,7 +86,8 @@ class DraftStore:
         self._lock = threading.Lock()
 
     def find(self, image_id: str, image: Path) -> Draft | None:
-        """The draft of a case, if it was made of the image file as it is now and can be read."""
+        """The draft of a case, if it was made of the image file as it is now, or as it was when it was last
+        on this disk, and can be read."""
         file = self._file(image_id)
         try:
             with zipfile.ZipFile(file) as packed:
@@ -89,7 +95,7 @@ class DraftStore:
             draft = Draft(file, about)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return None
-        return draft if about.get("scan") == scan_version(image) else None
+        return draft if scan_version(image) in ("", about.get("scan")) else None
 
     def keep(self, image_id: str, image: Path, volume: Volume, prediction: Prediction, version: str) -> None:
         """Make a prediction the draft of its case; if it cannot be written, the case keeps the one it has."""
@@ -139,6 +145,8 @@ def write_draft(file: Path, image: Path, volume: Volume, prediction: Prediction,
         "model_version": version,
         "key": uuid.uuid4().hex,
         "scan": scan_version(image),
+        "affine": volume.affine.tolist(),
+        "shape": list(volume.array.shape),
         "axis": axis,
         "place": place,
     }

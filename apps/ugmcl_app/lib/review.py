@@ -17,7 +17,7 @@ from .datastore import FolderDatastore
 from .drafts import Draft, DraftStore
 from .errors import Refusal, UnusableImage
 from .pool import scan_version
-from .volumes import read_header, read_label, read_volume
+from .volumes import read_label, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class Review:
 
     def state(self, image_id: str) -> dict[str, Any]:
         """What there is of a case: `draft_version` (None: no draft), `label_sha256` (None: no final label),
-        and `key`, which changes whenever a picture of the case would.
+        `pictured` (whether there is a picture without fetching the scan), and `key`, which changes whenever a
+        picture of the case would.
 
         Raises:
             Refusal: 404 for an unknown image.
@@ -75,11 +76,13 @@ class Review:
         path = self._path(image_id)
         draft = self._drafts.find(image_id, path)
         label = self._datastore.final_labels().get(image_id)
-        parts = (scan_version(path), draft.key if draft else "", label or "")
+        # A draft is of one version of its scan, which may be in a PACS and not on this disk.
+        scan = draft.key if draft else scan_version(path)
         return {
+            "pictured": bool(scan),
             "draft_version": draft.model_version if draft else None,
             "label_sha256": label,
-            "key": "|".join(parts),
+            "key": f"{scan}|{label or ''}",
         }
 
     def details(self, image_id: str) -> dict[str, Any]:
@@ -94,12 +97,12 @@ class Review:
         }
 
     def volumes(self, image_id: str) -> CaseVolumes:
-        """Read a case.
+        """Read a case; its scan is fetched if it is not on this disk.
 
         Raises:
-            Refusal: 404 for an unknown image, 422 for one that cannot be read.
+            Refusal: 404 for an unknown image, 422 for one that cannot be read, 503 while its source is away.
         """
-        path = self._path(image_id)
+        path = self._datastore.image_file(image_id)
         draft = self._drafts.find(image_id, path)
         try:
             volume = read_volume(path)
@@ -117,19 +120,17 @@ class Review:
         draft = self._drafts.find(image_id, path)
         if draft is not None:
             try:
-                return self._of_draft(image_id, path, draft)
+                return self._of_draft(image_id, draft)
             except (OSError, ValueError, KeyError, UnusableImage):
                 # Replaced while it was read, or damaged: the scan itself is still there.
                 logger.warning("A draft could not be read.")
         return _of_volumes(self.volumes(image_id))
 
-    def _of_draft(self, image_id: str, path: Path, draft: Draft) -> CasePicture:
-        worst, header = draft.worst_slice(), read_header(path)
-        x, y, z = header.shape
-        label = self._label(image_id, header.shape)
+    def _of_draft(self, image_id: str, draft: Draft) -> CasePicture:
+        worst, label = draft.worst_slice(), self._label(image_id, draft.shape)
         seen = None if label is None else np.take(label, worst.place, worst.axis)
         return CasePicture(
-            header.affine, (x, y, z), worst.axis, worst.place,
+            draft.affine, draft.shape, worst.axis, worst.place,
             worst.image, seen, worst.segmentation, worst.uncertainty,
         )  # fmt: skip
 

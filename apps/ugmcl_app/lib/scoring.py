@@ -187,9 +187,9 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
-                if event.get("draft"):
-                    self._drafts.take(event["id"], Path(event["draft"]))
                 self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
+            elif event["event"] == "draft":
+                self._drafts.take(event["id"], Path(event["draft"]))
             elif event["event"] == "skipped":
                 self._skipped[event["id"]] = scans[event["id"]]
 
