@@ -152,7 +152,7 @@ def _sample_options(options: argparse.ArgumentParser) -> None:
         from sample_data import __main__ as sample
 
         options.description = (
-            "Make a folder of artificial heart MR scans to try the server on: `studies/` to serve, and "
+            "Make a folder of artificial heart MR scans to try the server on: `studies/` to serve, and\n"
             "`reference/` with labels the server cannot see. The same seed gives the same scans."
         )
         sample.add_arguments(options)

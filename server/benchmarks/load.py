@@ -150,12 +150,13 @@ def run(readers: int, seconds: float, cases: int, build: Path) -> dict[str, Any]
         with serving(folder / "studies", build / "bench-load-server.log", SETTINGS) as server:
             say(f"Started in {server.start_s:.1f} s; {readers} readers work for {seconds:.0f} s ...")
             ledger = Ledger()
-            begun = time.monotonic()
+            begun, before_s = time.monotonic(), server.cpu_s()
             work(server.url, readers, begun + seconds, folder, ledger)
-            taken = time.monotonic() - begun
+            taken, cpu_s = time.monotonic() - begun, server.cpu_s() - before_s
             say(f"Comparing {len(ledger.saved)} acknowledged labels ...")
             lost = lost_labels(server.url, ledger, folder)
-    return summary(readers, taken, ledger, lost)
+    cpu_ms = round(1000 * cpu_s / max(1, len(ledger.saved)), 1)
+    return {**summary(readers, taken, ledger, lost), "server_cpu_ms_per_label": cpu_ms}
 
 
 def work(url: str, readers: int, deadline: float, folder: Path, ledger: Ledger) -> None:
@@ -168,10 +169,10 @@ def work(url: str, readers: int, deadline: float, folder: Path, ledger: Ledger) 
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        time.sleep(min(15, max(0.5, deadline - time.monotonic())))
+        moment = time.monotonic() + 15
+        for thread in threads:
+            thread.join(max(0.0, moment - time.monotonic()))
         say(f"  {len(ledger.saved)} labels, {len(ledger.errors)} errors, {len(ledger.doubles)} double leases")
-    for thread in threads:
-        thread.join()
 
 
 def summary(readers: int, taken: float, ledger: Ledger, lost: list[str]) -> dict[str, Any]:

@@ -242,15 +242,17 @@ export class Assistant extends EventTarget {
   jump() {
     return this.run('Looking', async () => {
       if (!this.result) throw new Error('There is no uncertainty yet; press Segment first.');
-      const { viewportId } = this.requireShown();
+      this.requireShown();
       const { slices, grid } = this.result;
       this.place = (this.place + 1) % slices.length;
       const { index, score } = slices[this.place];
-      const viewport = this.services.cornerstoneViewportService.getCornerstoneViewport(viewportId);
-      const center = [(grid.size[0] - 1) / 2, (grid.size[1] - 1) / 2, index];
-      if (viewport.setImageIdIndex) await viewport.setImageIdIndex(index);
-      else viewport.jumpToWorld(positionOf(grid, center));
-      viewport.render();
+      const center = positionOf(grid, [...[0, 1].map((axis) => Math.floor(grid.size[axis] / 2)), index]);
+      // All that show the map: among three planes, one is the slice's own.
+      for (const viewport of this.heat.viewportsOfMap()) {
+        if (viewport.type === 'stack') await viewport.setImageIdIndex(index);
+        else viewport.jumpToWorld?.(center);
+        viewport.render();
+      }
       return `Slice ${index + 1} of ${grid.size[2]}: mean uncertainty ${score.toFixed(3)}, `
         + `number ${this.place + 1} of ${slices.length}.`;
     });
@@ -305,7 +307,7 @@ export class Assistant extends EventTarget {
       last: rounds[rounds.length - 1] ?? null,
     };
     if (before && this.status.version !== before) {
-      this.message = { text: `A better model is live: ${this.status.version}.`, isError: false };
+      this.message = { text: `Another model is live: ${this.status.version}.`, isError: false };
       await this.refreshWorklist();
     }
     this.changed();

@@ -59,6 +59,11 @@ export class HeatOverlay {
     return this.cornerstone.getRenderingEngines().flatMap((engine) => engine.getViewports());
   }
 
+  /** Those whose images lie in the map's frame of reference. */
+  viewportsOfMap() {
+    return this.viewports().filter((one) => this.map && one.getFrameOfReferenceUID?.() === this.map.frame);
+  }
+
   follow(element) {
     element.removeEventListener(this.cornerstone.Enums.Events.IMAGE_RENDERED, this.redraw);
     element.addEventListener(this.cornerstone.Enums.Events.IMAGE_RENDERED, this.redraw);
@@ -73,8 +78,7 @@ export class HeatOverlay {
     const image = viewport?.canvas;
     if (!image?.parentElement) return;
     let canvas = image.parentElement.querySelector(`.${CLASS}`);
-    const isOurs = this.map && this.isShown && viewport.getFrameOfReferenceUID?.() === this.map.frame;
-    if (!isOurs) {
+    if (!this.isShown || !this.viewportsOfMap().includes(viewport)) {
       canvas?.remove();
       return;
     }

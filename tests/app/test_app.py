@@ -157,12 +157,13 @@ def test_the_stock_route_takes_no_server_path(stock: TestClient, app: Any) -> No
     publish(app)
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as other:
         write_nifti(Path(other.name), scan())
-        assert stock.post(f"/infer/ugmcl?image={other.name}").status_code == 404
+        assert stock.post(f"/infer/ugmcl?image={other.name}").status_code == 400
         sneaked = {"params": json.dumps({"image": other.name, "model": "x", "mc_samples": 1})}
         reply = stock.post("/infer/ugmcl?image=a&output=json", data=sneaked)
         assert reply.json()["uncertainty"]["url"] == "/uncertainty/a"
     assert stock.post("/infer/ugmcl?session_id=../../etc").status_code == 400
-    assert stock.post("/infer/ugmcl?image=a", data={"params": "{"}).status_code == 400
+    for params in ("{", '{"a": ' + "[" * 100_000):
+        assert stock.post("/infer/ugmcl?image=a", data={"params": params}).status_code == 400
 
 
 def test_the_stock_routes_check_labels(stock: TestClient, app: Any, scans: Path, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_a_project_folder_can_be_moved_with_its_models(tmp_path: Path) -> None:
     Workspace.of(tmp_path / "one").bind(tmp_path / "one", ["a"], in_use=False)
     (tmp_path / "one").rename(tmp_path / "two")
     Workspace.of(tmp_path / "two").bind(tmp_path / "two", ["a"], in_use=True)
+    with pytest.raises(ValueError, match="belongs to the studies folder that it lies in"):
+        Workspace.of(tmp_path / "two").bind(tmp_path / "elsewhere", ["a"], in_use=True)
 
 
 def test_json_that_is_missing_or_broken_reads_as_the_default(tmp_path: Path) -> None:

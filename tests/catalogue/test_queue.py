@@ -137,6 +137,17 @@ def test_an_owner_that_is_alive_but_silent_is_taken_over_only_after_a_while(queu
     assert other.rounds()[1].requested, "somebody asked for the round that was cut off"
 
 
+def test_a_round_that_is_cut_off_does_not_wait_for_the_pause_of_the_one_behind_it(
+    queues: list[RoundQueue],
+) -> None:
+    job = claimed(queues[0])
+    behind = queues[1].service._store.request("another one")
+    assert queues[1].pause(behind.id).status == "paused"
+    assert queues[1].service._store.interrupt(job) is not None
+    assert statuses(queues[1]) == ["failed", "queued"]
+    assert "r0001 was cut off" in queues[1].list()[1]["reason"]
+
+
 def test_what_the_former_owner_still_does_with_a_round_that_was_taken_over_counts_nothing(
     queues: list[RoundQueue],
 ) -> None:

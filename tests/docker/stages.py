@@ -209,6 +209,11 @@ def _registry_settings() -> dict[str, str]:
         for key, value in os.environ.items()
         if key.startswith("PIP_") or key.lower() in ("http_proxy", "https_proxy", "no_proxy")
     }
+    if shutil.which("npm"):
+        asked = subprocess.run(
+            ["npm", "config", "get", "registry"], capture_output=True, text=True, check=False
+        )
+        kept["npm_config_registry"] = asked.stdout.strip()
     certificates = "/etc/certificates-of-the-test-machine.crt"
     return {**kept, "PIP_CERT": certificates, "NODE_EXTRA_CA_CERTS": certificates}
 

@@ -124,7 +124,8 @@ def test_server_runs_as_nobody_on_a_read_only_root_and_finds_scans_in_its_volume
         assert answered.returncode == 0, answered.stderr
         assert json.loads(answered.stdout) == ["case_00", True]
         assert (tmp_path / "volume" / "workspace" / "catalogue.db").is_file()
-    assert process.returncode == 0, (tmp_path / "log").read_text(errors="replace")[-2000:]
+    assert "Application shutdown complete." in (tmp_path / "log").read_text(errors="replace")
+    assert process.returncode == -signal.SIGTERM  # an engine shows 143: it ended, in order, for that reason
 
 
 def test_orthanc_speaks_dicomweb(build_root: BuildRoot, tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_before_a_first_model_a_case_is_offered_without_score(empty_server: Serv
     assert answer["model_version"] is None
 
 
+def test_next_sample_is_an_empty_object_once_every_case_is_labeled(empty_server: Server) -> None:
+    for case in empty_server.cases:
+        assert empty_server.submit(case).status_code == 200
+    try:
+        for strategy in ("most_uncertain", "random", "first"):
+            for body in ({}, {"client_id": "reader-9"}):
+                answer = empty_server.post(f"/activelearning/{strategy}", json=body)
+                assert (answer.status_code, answer.json()) == (200, {})
+    finally:
+        for case in empty_server.cases:
+            gone = requests.delete(f"{empty_server.url}/datastore/label?id={case}&tag=final", timeout=60)
+            assert gone.status_code == 200
+
+
 def test_no_training_is_404_as_the_stock_viewers_read_it(empty_server: Server) -> None:
     assert empty_server.get("/train/?check_if_running=true").status_code == 404
 

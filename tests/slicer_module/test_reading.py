@@ -114,9 +114,9 @@ def test_a_round_without_a_plan_yet_and_a_waiting_one_are_said() -> None:
 
 
 def test_a_model_that_was_not_published_says_why() -> None:
-    rounds = [entry(), entry(id="r2", model_version="v2", promoted=False, reason="worse than v1")]
+    rounds = [entry(), entry(id="r2", model_version="v2", promoted=False, reason="Not published: worse.")]
     text = round_status(rounds, [{"version": "v1", "published": True}]).text
-    assert text.endswith("Last round r2: ended, its model was not published (worse than v1).")
+    assert text.endswith("Last round r2: Not published: worse.")
 
 
 def run_out(work: BackgroundWork) -> None:

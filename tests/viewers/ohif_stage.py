@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from sample_data.phantom import make_phantom
 from tests.dicom.phantom_series import encoded
@@ -146,6 +146,7 @@ def browser_page(log: list[str]) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         page = browser.new_page(viewport={"width": 1440, "height": 810})
         page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         page.on("pageerror", lambda error: log.append(f"page: {error}"))
         page.on("response", lambda reply: log.append(f"{reply.status} {reply.url}"))
         yield page

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import httpx
 import matplotlib
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -62,6 +63,12 @@ def errors() -> list[str]:
 def page(played: Stage, errors: list[str]) -> Iterator[Page]:
     with browser_page(errors) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def shown_maps() -> list[nib.Nifti1Image]:
+    """The uncertainty map that is over the images, once it is."""
+    return []
 
 
 def said(page: Page, words: str) -> str:
@@ -123,13 +130,16 @@ def test_most_uncertain_case_is_opened_from_the_worklist(played: Stage, page: Pa
 
 
 @pytest.mark.journey("ohif_segment_overlay")
-def test_segmentation_and_uncertainty_are_where_the_server_says(played: Stage, page: Page) -> None:
+def test_segmentation_and_uncertainty_are_where_the_server_says(
+    played: Stage, page: Page, shown_maps: list[nib.Nifti1Image]
+) -> None:
     case = played.server.get("/cases?status=unlabeled&sort=uncertainty").json()["cases"][0]["id"]
     press(page, "Segment")
     version = played.server.get("/info/").json()["model_version"]
     said(page, f"Segmented by {version}")
     answer = played.server.infer(case, uncertainty=True, result_extension=".nii.gz")
     label, heat = (nifti_of(part.content) for part in parts_of(answer)[1:])
+    shown_maps.append(heat)
 
     shown = shown_label(page)
     positions = positions_of(shown.values.shape, shown.affine)
@@ -264,6 +274,51 @@ def _check_segmentation_in_pacs(played: Stage, study: str, voxels: int) -> None:
     segmentation = pydicom.dcmread(io.BytesIO(httpx.get(f"{base}/instances/{instance}/file").content))
     assert segmentation.Modality == "SEG"
     assert int(np.count_nonzero(segmentation.pixel_array)) == voxels
+
+
+_SAMPLES = """() => window.cornerstone.getRenderingEngines()[0].getViewports().map((viewport) => {
+  const canvas = viewport.element.querySelector('.ugmcl-heat');
+  if (!canvas) return [];
+  const { data, width, height } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const samples = [];
+  for (let y = 5; y < height; y += 10) {
+    for (let x = 5; x < width; x += 10) {
+      const at = 4 * (y * width + x);
+      const [l, p, s] = viewport.canvasToWorld([x + 0.5, y + 0.5]);
+      samples.push([-l, -p, s, data[at], data[at + 1], data[at + 2], data[at + 3]]);
+    }
+  }
+  return samples;
+})"""
+
+
+@pytest.mark.journey("ohif_segment_overlay")
+def test_overlay_follows_into_three_planes(page: Page, shown_maps: list[nib.Nifti1Image]) -> None:
+    page.evaluate("() => window.commandsManager.run('toggleHangingProtocol', { protocolId: 'mpr' })")
+    page.wait_for_function("() => document.querySelectorAll('.ugmcl-heat').length === 3")
+    (heat,) = shown_maps
+    values, to_index = np.asarray(heat.dataobj), np.linalg.inv(heat.affine)
+    press(page, "Jump to most uncertain slice")  # goes through the middle of a voxel in all three
+    said(page, "number 2 of")
+    time.sleep(3)  # drawn in the next frames
+    picture(page, "ohif_three_planes")
+    planes = page.evaluate(_SAMPLES)
+    assert len(planes) == 3
+    for plane in planes:
+        samples = np.array(plane)
+        indices = samples[:, :3] @ to_index[:3, :3].T + to_index[:3, 3]
+        nearest = np.round(indices).astype(int)
+        is_inside = ((nearest >= 0) & (nearest < values.shape)).all(axis=1)
+        is_clear = (np.abs(indices - nearest) < 0.45).all(axis=1)  # beside a border either voxel is right
+        chosen = is_inside & is_clear
+        at = values[tuple(nearest[chosen].T)]
+        is_drawn = samples[chosen, 6] > 0
+        sure = np.abs(at - SHOWN_FROM) > 0.005
+        assert is_drawn.any()
+        assert np.array_equal(is_drawn[sure], (at >= SHOWN_FROM)[sure])
+        colors = matplotlib.colormaps["inferno"](at[is_drawn])[:, :3] * 255
+        assert np.abs(samples[chosen][is_drawn, 3:6] - colors).max() <= 10  # also what half opacity rounds
+        assert not samples[~is_inside & (np.abs(indices - nearest) < 0.45).all(axis=1), 6].any()
 
 
 @pytest.mark.journey("ohif_pmap")

@@ -31,6 +31,22 @@ def test_every_case_of_the_reader_is_offered_once(module_facts: dict[str, Any]) 
     assert module_facts["errors"] == []
 
 
+def test_nothing_is_discarded_or_submitted_empty_without_a_question(module_facts: dict[str, Any]) -> None:
+    empty, following, instead = module_facts["asked"]
+    assert empty == "The segmentation is empty. Submit that there is nothing to find in this case?"
+    assert following.endswith("Discard them and open the next case?")
+    assert instead.endswith("Discard them and draw the model's segmentation instead?")
+    assert module_facts["still"] == module_facts["cases"][0]["case"]
+    # Later on, each correction is submitted before the next case, and nothing is asked.
+    assert module_facts["questions"] == [instead]
+
+
+def test_overlapping_segments_and_a_lost_lease_are_said(module_facts: dict[str, Any]) -> None:
+    assert module_facts["overlap"].startswith("The segments foreground and another overlap")
+    case = module_facts["still"]
+    assert module_facts["lost"] == f"{case} is not leased to you any more: another reader may get it."
+
+
 def test_segments_are_the_servers_label_voxel_for_voxel(case: CaseFacts) -> None:
     assert case.seen["segments"] == ["foreground"]
     np.testing.assert_array_equal(case.arrays["label"], np.asarray(case.label.dataobj))
@@ -87,8 +103,7 @@ def test_the_label_says_who_with_what_and_why(case: CaseFacts, landmark_server: 
 
 def test_the_panel_follows_the_round(module_facts: dict[str, Any]) -> None:
     assert module_facts["status"].startswith("Model v0001-")
-    assert " trains on " in module_facts["running"]
-    assert module_facts["progress"] > 0
+    assert "trains on 15 labels and 5 unlabeled scans: step " in module_facts["running"]
     assert "Last round" in module_facts["finished"]
     panel = module_facts["folder"] / "panel.png"
     assert panel.stat().st_size > 5000

@@ -84,7 +84,6 @@ class FolderDatastore(ImageStore):
             self._database,
             self._store,
             self._writer,
-            self._folder,
             self.labels,
             agreement_dice,
             on_decided=lambda: self._announce(FINAL),

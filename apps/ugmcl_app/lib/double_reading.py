@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from .catalogue.labels import FINAL
 from .catalogue.leases import reader_name
 from .catalogue.schema import Agreement, Case, Label
 from .errors import Refusal, UnusableImage
-from .volumes import read_header, read_label
+from .volumes import read_label
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ class DoubleReading:
 
     Args:
         database, store, writer: The project's catalogue and labels.
-        folder: Its scans.
         labels: Its classes, `{name: value}`.
         agreement_dice: Dice in [0, 1] that every class of every two readings must reach.
         on_decided: Called, without arguments, after a case got its label here.
@@ -54,13 +52,12 @@ class DoubleReading:
         database: Database,
         store: LabelStore,
         writer: LabelWriter,
-        folder: Path,
         labels: Mapping[str, int],
         agreement_dice: float,
         on_decided: Callable[[], None],
     ) -> None:
         self._database, self._store, self._writer = database, store, writer
-        self._folder, self._labels, self._agreement_dice = folder, dict(labels), agreement_dice
+        self._labels, self._agreement_dice = dict(labels), agreement_dice
         self._on_decided = on_decided
 
     def decide_all(self) -> None:
@@ -73,7 +70,8 @@ class DoubleReading:
     def decide(self, case_id: str) -> None:
         """Compare the readings of a case if they are all there.
 
-        A reading that is damaged, or of another grid than its scan has now, frees its reader's place instead.
+        A reading that is damaged, or of another grid than the newest one, which was compared with the scan as
+        it is now, frees its reader's place instead.
         """
         try:
             self._decide(case_id)
@@ -86,12 +84,15 @@ class DoubleReading:
             given = readings.open_of(session, case_id)
             if case is None or not self._is_due(session, case, given):
                 return
-        arrays = {found.uid: self._voxels(case, found) for found in given}
-        lost = [found for found in given if arrays[found.uid] is None]
+        arrays = [self._voxels(found) for found in given]
+        usable = [array for array in arrays if array is not None]
+        shape = usable[-1].shape if usable else None
+        lost = [
+            found for found, array in zip(given, arrays, strict=True) if array is None or array.shape != shape
+        ]
         if lost:
             self._drop(case_id, lost)
             return
-        usable = [array for array in arrays.values() if array is not None]
         pairs = compare_pairs(usable, list(self._labels.values()))
         with contextlib.suppress(_Overtaken):  # whoever overtook it compares them anew
             if all_agree(pairs, self._agreement_dice):
@@ -169,16 +170,15 @@ class DoubleReading:
             and not readings.agreements(session, case.id)
         )
 
-    def _voxels(self, case: Case, reading: Label) -> NDArray[Any] | None:
+    def _voxels(self, reading: Label) -> NDArray[Any] | None:
         """The class values of a reading on its scan's grid; None if they cannot be had any more."""
         if self._store.read(reading.sha256, reading.extension) is None:
             return None
         try:
             array, _ = read_label(self._store.path_of(reading.sha256, reading.extension))
-            shape = read_header(self._folder / case.file).shape
         except UnusableImage:
             return None
-        return array if array.shape == shape else None
+        return array
 
     def _drop(self, case_id: str, lost: list[Label]) -> None:
         uids = {found.uid for found in lost}

@@ -167,6 +167,9 @@ class CaseOffers:
                 leases.end(lease, leases.RELEASED, now, "the case is no longer to be labeled")
             return None
 
+        with self._database.read() as session:  # most who ask have just saved a label, and have none
+            if leases.of_reader(session, reader) is None:
+                return None
         offer = self._database.write(renew)
         return offer if offer is None or self._datastore.is_usable(offer.id) else self._again(reader)
 

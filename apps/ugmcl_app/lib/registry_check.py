@@ -134,6 +134,7 @@ def _stray(session: Session, there: list[StagedVersion]) -> tuple[list[str], lis
         if status == DONE or version.number < rows[0].number:
             surplus.append(version.version)  # forgotten, but a crash kept its files
         elif status is None:
+            raise_number(session, model_rows.COUNTER, version.number)
             model_rows.add(session, [version._asdict()])
             said.append(f"The model version {version.version} was found in the model folder and is kept.")
         else:

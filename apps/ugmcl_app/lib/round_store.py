@@ -237,10 +237,14 @@ class RoundStore(RoundView):
             if running_was_foreign:
                 entry.duration_s = None  # when it really ended is not known
                 round_rows.put(session, entry.to_dict())
-            following = round_of(session, waiting or new_round(session))
-            if entry.requested and following.status == QUEUED:
-                following.requested, following.reason = True, entry.reason
-                round_rows.put(session, following.to_dict())
+            next_job = waiting or new_round(session)
+            following = round_of(session, next_job)
+            if following.status == PAUSED:  # or the round that was cut off would wait for a person
+                following.status, following.requested = QUEUED, True
+                following.reason = f"Resumed: it goes on where round {entry.id} was cut off."
+                jobs.wait(next_job, WAITING_KEY)
+            following.requested = following.requested or entry.requested
+            round_rows.put(session, following.to_dict())
             return entry
 
         return self.database.write(step)

@@ -129,7 +129,7 @@ class AppSettings:
     agreement_dice: float = _option(AGREEMENT_DICE, _share)
     """Dice in [0, 1] that every class of every two readers must reach for their case to be decided."""
     round_seconds: float = _option(90.0, _number(float, 1))
-    """Cap on the training seconds of a round on a CPU."""
+    """Training seconds that a round on a CPU is planned for when it begins; it has at least 40 steps."""
     threads: int = _option(0, _number(int, 0))
     """CPU threads of a round; 0 chooses."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import monailabel.endpoints.infer
 from monailabel.interfaces.utils.app import app_instance
 
+from .checks import safe_id
 from .errors import Refusal
 
 _OWN_KEYS = ("model", "image", "image_id", "label", "session", "session_id", "description")
@@ -44,7 +45,7 @@ def install() -> None:
                 raise Refusal(400, "session_id is not allowed; it has letters, digits and '-' only.")
             if not file and not session_id:
                 # An id, never a path; the app says which ids it knows.
-                app_instance().datastore().get_image_info(image)
+                app_instance().datastore().get_image_info(safe_id(image))
             return original(background_tasks, model, image, session_id, kept, file, label, output)
 
         run_inference.guarded_by = __name__  # type: ignore[attr-defined]

@@ -190,9 +190,10 @@ class Workspace:
                     "the same labels, or with another workspace."
                 )
             if known.get("studies") != project["studies"]:
+                owner = known.get("studies") or "that it lies in"
                 raise ValueError(
-                    f"The workspace {self.root} belongs to the studies in {known.get('studies')}, not "
-                    f"{folder}. Give each project its own workspace."
+                    f"The workspace {self.root} belongs to the studies folder {owner}, not to {folder}. Give "
+                    "each project its own workspace."
                 )
         if known != project:
             write_json_atomic(self.project_file, project)

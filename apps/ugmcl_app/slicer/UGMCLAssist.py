@@ -20,8 +20,8 @@ from UGMCLAssistLib.scene import CaseScene
 from UGMCLAssistLib.session import AssistSession, FetchedCase, News, PreparedLabel
 
 TICK_MS = 50
-LOOK_S = 3.0
-"""Seconds between two looks at the rounds; an idle server answers in milliseconds."""
+LOOK_S, IDLE_LOOK_S = 3.0, 10.0
+"""Seconds between two looks at the rounds, while one runs and while none does."""
 URL, READER = "UGMCLAssist/url", "UGMCLAssist/reader"
 
 
@@ -52,7 +52,7 @@ class UGMCLAssistWidget(ScriptedLoadableModuleWidget):
         logics = slicer.modules.volumes.logic(), slicer.modules.segmentations.logic()
         self.session = AssistSession(CaseScene(slicer.mrmlScene, *logics))
         self.work, self.looking = BackgroundWork(), BackgroundWork()
-        self.connected, self.looked_at, self.version = False, 0.0, ""
+        self.connected, self.looked_at, self.look_s, self.version = False, 0.0, LOOK_S, ""
         self.panel = Panel()
         self.layout.addWidget(self.panel.root)
         self.editor = slicer.qMRMLSegmentEditorWidget()
@@ -102,7 +102,7 @@ class UGMCLAssistWidget(ScriptedLoadableModuleWidget):
         """Called by the timer: hand over what came in, and look at the rounds now and then."""
         self.work.tick()
         self.looking.tick()
-        due = time.monotonic() - self.looked_at >= LOOK_S
+        due = time.monotonic() - self.looked_at >= self.look_s
         if self.connected and due and not self.looking.busy:
             self.looked_at = time.monotonic()
             self.looking.start(self.session.fetch_news, self.show_news, self.show_no_news)
@@ -113,8 +113,9 @@ class UGMCLAssistWidget(ScriptedLoadableModuleWidget):
         self.panel.learning.text = status.text
         self.panel.round_progress.visible = status.running
         self.panel.round_progress.value = round(PERCENT * status.fraction)
-        if news.lost_lease:
-            self.panel.message.text = f"{news.lost_lease} Another reader may get this case."
+        self.look_s = LOOK_S if status.running else IDLE_LOOK_S
+        if self.session.take_news(news):
+            self.panel.message.text = f"{news.case} is not leased to you any more: another reader may get it."
         if self.version and status.model_version != self.version:
             self.panel.message.text = f"Model {status.model_version} is live now: 'Segment' uses it."
         self.version = status.model_version
@@ -130,6 +131,9 @@ class UGMCLAssistWidget(ScriptedLoadableModuleWidget):
         self.guarded(self._connect)
 
     def _connect(self) -> None:
+        moves = self.connected and self.panel.url.text.strip().rstrip("/") != self.session.client.url
+        if moves and not self.may_lose_edits("go to another server"):
+            return
         self.session.connect(self.panel.url.text, self.panel.reader.text)
         settings = qt.QSettings()
         settings.setValue(URL, self.panel.url.text)

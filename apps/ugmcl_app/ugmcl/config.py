@@ -149,8 +149,8 @@ class TrainConfig:
     steps: int = 400
     """Optimizer steps of a round, >= 1; [P] 6000."""
     budget_s: float = 0.0
-    """Training seconds after which a round must end; 0 for none. The steps are cut to what a measured step
-    allows."""
+    """Training seconds that a round is planned for; 0 for none. The steps are cut to what a step, measured as
+    the round begins, allows."""
     cpu_budget_s: float = 0.0
     """The same in CPU seconds of the process (all threads); 0 for none. Used by comparisons at equal budget.
     """

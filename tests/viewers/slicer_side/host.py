@@ -31,7 +31,8 @@ class Host:
     Attributes:
         app: The real scene with its real logics.
         errors: Texts of error dialogs.
-        questions: Texts of questions, all answered with OK.
+        questions: Texts of questions.
+        answer: What is answered to them: OK, or Cancel.
         told: Texts of other dialogs.
     """
 
@@ -39,10 +40,11 @@ class Host:
     errors: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    answer: bool = True
 
     def ask(self, text: str, *_: Any, **__: Any) -> bool:
         self.questions.append(text)
-        return True
+        return self.answer
 
 
 def start_host() -> Host:

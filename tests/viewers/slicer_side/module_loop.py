@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.viewers.landmarks import drawn, positions
 from tests.viewers.slicer_side.facts import (
     draw,
@@ -101,6 +103,29 @@ def one_case(reader: Reader, folder: Path) -> dict[str, Any]:
     return {**facts, "submitted": reader.says(), "edited_after": scene.has_edits()}
 
 
+def hesitate(reader: Reader) -> dict[str, Any]:
+    """What is not done without a question, and a lease that gets lost; the case is open and empty."""
+    widget, panel, host = reader.widget, reader.panel, reader.host
+    session, scene = widget.session, widget.session.scene
+    host.answer = False
+    reader.press(panel.submit)  # empty
+    segments, image = scene.segmentation.GetSegmentation(), scene.image
+    for name in ("foreground", "another"):
+        segments.AddEmptySegment(name, name)
+        draw(scene.segmentation, name, image, np.ones(ijk_array(image).shape, bool))
+    reader.press(panel.next_button)
+    reader.press(panel.segment)
+    host.answer = True
+    reader.press(panel.submit)
+    overlap = host.errors.pop() if host.errors else ""
+    segments.RemoveSegment("another")
+    session.client.release(session.case)
+    session._renewed_at, widget.looked_at = -1e9, 0.0  # it is time to renew, and to look
+    reader.wait(lambda: "another reader may get it" in reader.says())
+    questions, host.questions[:] = list(host.questions), []
+    return {"asked": questions, "overlap": overlap, "lost": reader.says(), "still": session.case}
+
+
 def loop(reader: Reader, url: str, name: str, folder: Path) -> dict[str, Any]:
     """The whole journey."""
     panel = reader.panel
@@ -111,25 +136,21 @@ def loop(reader: Reader, url: str, name: str, folder: Path) -> dict[str, Any]:
     panel.opacity_slider.value = 70
     cases: list[dict[str, Any]] = []
     reader.press(panel.next_button)
+    hesitation = hesitate(reader)
     while reader.widget.session.answer["lease"]:  # none: this case is another reader's
         cases.append(one_case(reader, folder))
         reader.press(panel.next_button)
     reader.widget.session.client.start_round()
-    progress = []
-
-    def round_is_over() -> bool:
-        progress.append(panel.round_progress.value)
-        return bool(progress) and max(progress) > 0 and panel.round_progress.isHidden()
-
-    reader.wait(lambda: not panel.round_progress.isHidden())
+    reader.widget.looked_at = 0.0  # as after a submission, which starts rounds by itself elsewhere
+    reader.wait(lambda: " trains on " in panel.learning.text)
     running = panel.learning.text
-    reader.wait(round_is_over)
+    reader.wait(lambda: panel.round_progress.isHidden())
     return {
         "status": status,
         "running": running,
         "finished": panel.learning.text,
-        "progress": max(progress),
         "announced": reader.says(),
+        **hesitation,
         "cases": cases,
         "errors": reader.host.errors,
         "questions": reader.host.questions,

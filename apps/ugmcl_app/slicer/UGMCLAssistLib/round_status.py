@@ -61,12 +61,7 @@ def _of_running(entry: dict[str, Any]) -> str:
 
 
 def _of_ended(entry: dict[str, Any]) -> str:
-    if entry["status"] == "done":
-        ended = "published" if entry.get("promoted") else "ended, its model was not published"
-    else:
-        ended = str(entry["status"])
-    reason = entry.get("reason")
-    return f"Last round {entry['id']}: {ended}" + (f" ({reason})." if reason else ".")
+    return f"Last round {entry['id']}: {entry.get('reason') or entry['status']}"
 
 
 def _best_dice(metrics: dict[str, Any] | None) -> float | None:

@@ -94,7 +94,7 @@ class Segments:
         return found
 
     def export(self, node: Any, volume: Any, path: Path) -> list[dict[str, Any]]:
-        """Write all segments as one label file on the scan's grid.
+        """Write all segments as one label file on the scan's grid; without any, it is empty.
 
         Args:
             node: The segmentation node.
@@ -105,11 +105,9 @@ class Segments:
             What each value means, `[{"name", "idx"}]`.
 
         Raises:
-            AssistError: If segments overlap, or there is none.
+            AssistError: If segments overlap.
         """
         segments = self._ids(node)
-        if not segments:
-            raise AssistError("There is no segment to submit: segment the case, or add one in the editor.")
         names = [node.GetSegmentation().GetSegment(segment).GetName() for segment in segments]
         merged = np.zeros(array_of(volume).shape, np.uint8 if len(segments) < 256 else np.uint16)
         for number, segment in enumerate(segments, start=1):

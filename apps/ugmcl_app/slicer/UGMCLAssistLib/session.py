@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from .round_status import RoundStatus, round_status
 from .scene import CaseScene
 from .slice_order import Place, least_sure_first
 from .voxels import array_of
+
+RENEW_S = 30.0
+"""Seconds between two renewals of a lease, which lasts an hour unless the server is told otherwise."""
 
 
 class FetchedCase(NamedTuple):
@@ -36,10 +40,17 @@ class PreparedLabel(NamedTuple):
 
 
 class News(NamedTuple):
-    """What a look at the server found: the learning, and a sentence on the lease if it was lost."""
+    """What a look at the server found.
+
+    Attributes:
+        status: Where the learning stands.
+        case: The case whose lease was renewed; empty if there was none to renew.
+        lost: Whether that case is not the reader's any more.
+    """
 
     status: RoundStatus
-    lost_lease: str
+    case: str
+    lost: bool
 
 
 class AssistSession:
@@ -58,11 +69,16 @@ class AssistSession:
         self._client: AssistClient | None = None
         self._at = -1
         self._leased = False
+        self._renewed_at = 0.0
         self._folder = Path(tempfile.mkdtemp(prefix="ugmcl-assist-"))
 
     def connect(self, url: str, reader: str) -> None:
-        """Work with this server as this reader from now on."""
-        self._client = AssistClient(url, reader)
+        """Work with this server as this reader from now on; a case of another server is closed."""
+        client = AssistClient(url, reader)
+        if self._client is not None and self._client.url != client.url:
+            self.scene.close()
+            self.case, self.places, self._leased = "", [], False
+        self._client = client
 
     @property
     def client(self) -> AssistClient:
@@ -93,7 +109,7 @@ class AssistSession:
         shutil.rmtree(fetched.image.parent, ignore_errors=True)
         self.case, self.answer = fetched.id, fetched.answer
         self.model_version, self.places, self._at = "", [], -1
-        self._leased = bool(fetched.answer.get("lease"))
+        self._leased, self._renewed_at = bool(fetched.answer.get("lease")), time.monotonic()
 
     # --- segment
 
@@ -169,14 +185,21 @@ class AssistSession:
     # --- the learning
 
     def fetch_news(self) -> News:
-        """Look at models and rounds, and keep the lease of the open case alive."""
-        lost = ""
-        if self._leased:
+        """Look at models and rounds, and renew the lease of the open case when it is time."""
+        case, lost = (self.case if self._leased else ""), False
+        if case and time.monotonic() - self._renewed_at >= RENEW_S:
             try:
-                self.client.heartbeat(self.case)
-            except ServerRefusal as refusal:
-                self._leased, lost = False, str(refusal)
-        return News(round_status(self.client.rounds(), self.client.models()), lost)
+                self.client.heartbeat(case)
+                self._renewed_at = time.monotonic()
+            except ServerRefusal:
+                lost = True
+        return News(round_status(self.client.rounds(), self.client.models()), case, lost)
+
+    def take_news(self, news: News) -> bool:
+        """Note what was found; returns whether the open case has just ceased to be the reader's."""
+        lost = news.lost and news.case == self.case and self._leased  # not of a case that was left meanwhile
+        self._leased = self._leased and not lost
+        return lost
 
     def _open_case(self) -> str:
         if not self.case:

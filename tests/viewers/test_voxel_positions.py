@@ -51,13 +51,12 @@ def test_segmentation_in_slicer_begins_at_the_same_millimeter(case: CaseFacts) -
 def test_stored_label_is_where_it_was_drawn(case: CaseFacts, landmark_server: LiveServer) -> None:
     stored = nib.load(landmark_server.project.studies / "labels" / "final" / f"{case.name}.nii.gz")
     inside = np.asarray(stored.dataobj) > 0
-    # By the positions that the scan's voxels hold, not by any header.
-    held = np.asarray(case.arrays["image"], float)[..., None].repeat(3, axis=-1)
-    expected = drawn(positions(GRIDS[case.grid]))
-    np.testing.assert_array_equal(inside, expected)
-    bounds = positions(GRIDS[case.grid])[expected][:, case.axis]
-    assert held[inside][:, 0].min() == pytest.approx(bounds.min(), abs=EXACT_MM)
-    assert held[inside][:, 0].max() == pytest.approx(bounds.max(), abs=EXACT_MM)
+    where = positions(GRIDS[case.grid])
+    np.testing.assert_array_equal(inside, drawn(where))
+    # And by the positions that the scan's voxels hold, not by any header.
+    held, drawn_at = case.arrays["image"][inside], where[drawn(where)][:, case.axis]
+    assert held.min() == pytest.approx(drawn_at.min(), abs=EXACT_MM)
+    assert held.max() == pytest.approx(drawn_at.max(), abs=EXACT_MM)
 
 
 @pytest.mark.parametrize("name", MODULE_CASES)
