@@ -1,0 +1,162 @@
+"""`python -m tests.faults --kills N`: break a running project in every way we know, and count what was lost.
+
+Prints a line a step and a table; writes `build/test-faults.json`; ends with 1 if an acknowledged label was
+lost or doubled, a version does not load, or something needed a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults import disasters, kills
+from tests.faults.ledger import Ledger
+from tests.faults.scene import FaultServer, LabelSource, check_all, make_project
+from tests.faults.two_servers import two_servers
+
+MIN_ACKNOWLEDGED_OF_A_FULL_RUN = 500
+FULL_RUN = 200
+
+
+def main() -> int:
+    """Run everything; returns the exit status."""
+    options = _parser().parse_args()
+    random.seed(options.seed)
+    begun = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    ledger, tally, passed, failed, skipped = Ledger(), kills.Tally(), [], {}, {}
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - begun:6.0f} s] {line}", flush=True)
+
+    def step(name: str, run: object) -> None:
+        say(name)
+        try:
+            run()  # type: ignore[operator]
+            passed.append(name)
+        except disasters.Unavailable as why:
+            skipped[name] = str(why)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+            say(f"FAILED {name}: {failed[name]}")
+
+    _kill_phases(folder / "kills", options.kills, ledger, tally, step, say)
+    _disasters(folder, ledger, step)
+    step("two servers on one PostgreSQL", lambda: two_servers(folder / "two", ledger, tally, say))
+    report = {
+        "kills": sum(tally.kills.values()),
+        "kills_by_victim": tally.kills,
+        "acknowledged": ledger.count,
+        "lost": len(ledger.lost),
+        "doubled": len(ledger.doubled),
+        "longest_recovery_s": round(max(tally.recovery_s.values(), default=0.0), 1),
+        "recovery_s_by_victim": {name: round(value, 1) for name, value in tally.recovery_s.items()},
+        "seconds": round(time.monotonic() - begun),
+        "seed": options.seed,
+        "failed": failed,
+        "skipped": skipped,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1))
+    for what in (*sorted(ledger.lost), *sorted(ledger.doubled)):
+        print(f"lost or doubled: {what}")
+    bad = bool(failed or ledger.lost or ledger.doubled or sum(tally.kills.values()) < options.kills)
+    bad |= options.kills >= FULL_RUN and ledger.count < MIN_ACKNOWLEDGED_OF_A_FULL_RUN
+    if not bad:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"kept for a look: {folder}")
+    print(f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped")
+    return int(bad)
+
+
+def _kill_phases(
+    folder: Path, count: int, ledger: Ledger, tally: kills.Tally, step: object, say: kills.PROGRESS
+) -> None:
+    project = make_project(folder, 32)
+    labels, server = LabelSource(project), FaultServer(project)
+    server.start()
+    share = max(1, count // 5)  # 20 % each: the server, the trainer
+    scorers = max(1, count // 10)
+    plan = {
+        "server": (kills.kill_servers, share),
+        "trainer": (kills.kill_trainers, share),
+        "scorer": (kills.kill_scorers, scorers),
+        "writer": (kills.kill_writers, count - 2 * share - scorers),
+    }
+    try:
+        for name, (run, number) in plan.items():
+            step(  # type: ignore[operator]
+                f"{number} kills of the {name}",
+                lambda run=run, number=number: run(server, labels, ledger, tally, number, say),
+            )
+        step("the queue goes on to its end", lambda: _ends_well(server, ledger))  # type: ignore[operator]
+    finally:
+        server.stop()
+
+
+def _ends_well(server: FaultServer, ledger: Ledger) -> None:
+    def settled() -> bool:
+        rounds = server.rounds()
+        last = rounds[-1]
+        return last["status"] == "done" and set(last["labeled_ids"]) >= set(ledger.acknowledged)
+
+    server.wait_for(settled, "a last round that took in every label")
+    check_all(server, ledger)
+
+
+def _disasters(folder: Path, ledger: Ledger, step: object) -> None:
+    """Disasters have a project of their own: its folder is a small file system where one can be mounted."""
+    before = Ledger()
+
+    def on_small_disk() -> None:
+        with disasters.small_file_system(folder / "disk") as place:
+            project = make_project(place / "project", 4)
+            server = FaultServer(project)
+            server.start()
+            try:
+                labels = LabelSource(project)
+                disasters.fill_disk(server, labels, before)
+                disasters.make_read_only(server, labels, before)
+            finally:
+                server.stop()
+
+    step("a full disk, and a read-only one", on_small_disk)  # type: ignore[operator]
+    own = Ledger()
+    project = make_project(folder / "damage", 4)
+    labels, server = LabelSource(project), FaultServer(project)
+    server.start()
+    try:
+        disasters._expect_success(server, labels, own)
+        server.wait_for(lambda: server.get("/models")["models"], "a model")
+        for what in ("label", "model", "database"):
+            step(  # type: ignore[operator]
+                f"the newest {what} is damaged", lambda what=what: disasters.damage(what)(server, labels, own)
+            )
+        step("the clock jumps", lambda: disasters.move_clock(server, labels, own))  # type: ignore[operator]
+    finally:
+        server.stop()
+    for part in (before, own):
+        ledger.lost |= part.lost
+        ledger.doubled |= part.doubled
+        for case, digests in part.acknowledged.items():
+            ledger.acknowledged[f"disaster {id(part)} {case}"] = digests
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=FULL_RUN, help=f"how many (default: {FULL_RUN})")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path("build/test-faults.json"), help="the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

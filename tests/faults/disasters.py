@@ -1,0 +1,143 @@
+"""A full disk, a folder that cannot be written, damaged files, a clock that jumps: each on a real server.
+
+Full and read-only file systems are real ones: a tmpfs of a few MiB, which needs root to mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import requests
+
+from tests.faults.ledger import Ledger
+from tests.faults.scene import FaultServer, LabelSource, check_all
+
+FILE_SYSTEM_MIB = 48
+
+
+class Unavailable(RuntimeError):
+    """This disaster cannot be made on this machine; the sentence says why."""
+
+
+@contextlib.contextmanager
+def small_file_system(folder: Path) -> Iterator[Path]:
+    """An empty file system of `FILE_SYSTEM_MIB` at `folder`."""
+    folder.mkdir(parents=True)
+    made = _mount("-t", "tmpfs", "-o", f"size={FILE_SYSTEM_MIB}m", "tmpfs", str(folder))
+    if made.returncode != 0:
+        raise Unavailable(f"no file system can be mounted here ({made.stderr.strip()})")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill_disk(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
+    """No byte is free: labels are refused with a sentence, and all goes on once there is room."""
+    filler = server.project.studies / "filler.bin"
+    with filler.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+            file.flush()
+    with contextlib.suppress(OSError), filler.open("ab") as file:
+        file.write(b"\0" * 65536)
+    _expect_refusal(server, labels, ledger, "disk is full")
+    filler.unlink()
+    _expect_success(server, labels, ledger)
+    check_all(server, ledger)
+
+
+def make_read_only(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
+    """The file system is remounted read-only under the running server, and back."""
+    folder = str(server.project.folder)
+    changed = _mount("-o", "remount,ro", folder)
+    if changed.returncode != 0:
+        raise Unavailable(f"remounting is not possible ({changed.stderr.strip()})")
+    try:
+        _expect_refusal(server, labels, ledger, "folder is read-only")
+    finally:
+        assert _mount("-o", f"remount,rw,size={FILE_SYSTEM_MIB}m", folder).returncode == 0
+    _expect_success(server, labels, ledger)
+    check_all(server, ledger)
+
+
+def damage(what: str) -> Callable[[FaultServer, LabelSource, Ledger], None]:
+    """The newest label, model file, or the database is cut in half while the server is down."""
+
+    def run(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
+        server.kill()
+        _cut_in_half(newest(server, what))
+        server.start()
+        check_all(server, ledger)
+        _expect_success(server, labels, ledger)
+
+    return run
+
+
+def move_clock(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
+    """The server starts with a clock two days behind, then right again: the newest label stays the newest."""
+    if shutil.which("faketime") is None:
+        raise Unavailable("faketime is not installed (Debian: apt install faketime)")
+    for program in (("faketime", "-f", "-2d"), ()):
+        server.stop()
+        server.program = program
+        server.start(FAKETIME_DONT_FAKE_MONOTONIC="1")
+        _expect_success(server, labels, ledger)
+        server.kill()
+        server.start(FAKETIME_DONT_FAKE_MONOTONIC="1")
+        check_all(server, ledger)
+
+
+def newest(server: FaultServer, what: str) -> Path:
+    """The newest `label` in effect, `model` file, or the `database`."""
+    project = server.project
+    patterns = {
+        "label": (project.studies / "labels" / "final", "*.nii.gz"),
+        "model": (project.workspace / "models", "*/*.pt"),
+        "database": (project.workspace, "catalogue.db"),
+    }
+    folder, pattern = patterns[what]
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _cut_in_half(path: Path) -> None:
+    kept = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    for beside in path.parent.glob(path.name + "-*"):  # what SQLite keeps beside its file
+        beside.unlink()
+
+
+def _expect_refusal(server: FaultServer, labels: LabelSource, ledger: Ledger, why: str) -> None:
+    case = server.project.ids[0]
+    content = labels.next(case)
+    ledger.attempt(case, content)
+    answer = server.put_label(case, content)
+    assert answer.status_code >= 500, f"a label was taken although the {why}: {answer.status_code}"
+    detail = answer.json()["detail"]
+    assert len(detail.split()) > 3, detail
+    assert requests.get(server.url + "/health", timeout=10).status_code == 200
+
+
+def _expect_success(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
+    for case in server.project.ids[:3]:
+        content = labels.next(case)
+        digest = ledger.attempt(case, content)
+        begun = time.monotonic()
+        answer = server.put_label(case, content)
+        while answer.status_code != 200 and time.monotonic() - begun < 30:
+            time.sleep(0.5)
+            answer = server.put_label(case, content)
+        assert answer.status_code == 200, answer.text
+        ledger.acknowledge(case, digest)
+
+
+def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
