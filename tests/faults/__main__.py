@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.faults import disasters, kills
 from tests.faults.ledger import Ledger
-from tests.faults.scene import FaultServer, LabelSource, check_all, make_project
+from tests.faults.scene import FaultServer, LabelSource, make_project, wait_until_learned
 from tests.faults.two_servers import two_servers
 
 MIN_ACKNOWLEDGED_OF_A_FULL_RUN = 500
@@ -97,19 +97,9 @@ def _kill_phases(
                 f"{number} kills of the {name}",
                 lambda run=run, number=number: run(server, labels, ledger, tally, number, say),
             )
-        step("the queue goes on to its end", lambda: _ends_well(server, ledger))  # type: ignore[operator]
+        step("the queue goes on to its end", lambda: wait_until_learned(server, ledger))  # type: ignore[operator]
     finally:
         server.stop()
-
-
-def _ends_well(server: FaultServer, ledger: Ledger) -> None:
-    def settled() -> bool:
-        rounds = server.rounds()
-        last = rounds[-1]
-        return last["status"] == "done" and set(last["labeled_ids"]) >= set(ledger.acknowledged)
-
-    server.wait_for(settled, "a last round that took in every label")
-    check_all(server, ledger)
 
 
 def _disasters(folder: Path, ledger: Ledger, step: object) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import requests
 
 from lib.catalogue.label_store import LabelStore
-from lib.nifti_files import encode
+from lib.volumes import encode
 from tests.faults.ledger import EXTENSION, Ledger
 from tests.journeys.live_server import Project, phantom_project
 from tests.server.conftest import command, environment, free_port
@@ -210,6 +210,27 @@ def check_all(server: FaultServer, ledger: Ledger) -> None:
             load_checkpoint(file).build()
     running = [entry["id"] for entry in server.rounds() if entry["status"] == "running"]
     assert len(running) <= 1, f"several rounds run at once: {running}"
+
+
+def wait_until_learned(server: FaultServer, ledger: Ledger) -> None:
+    """The queue goes on by itself until a round has learned exactly the labels in effect."""
+    project = server.project
+
+    def learned() -> bool:
+        rounds = server.rounds()
+        done = [entry for entry in rounds if entry["status"] == "done"]
+        if not done or any(entry["status"] in ("queued", "running") for entry in rounds):
+            return False
+        record = project.workspace / "models" / done[-1]["model_version"] / "record.json"
+        read = {case["id"]: case["label_sha256"] for case in json.loads(record.read_text())["data"]}
+        files = (project.studies / "labels" / "final").glob("*" + EXTENSION)
+        in_effect = {
+            path.name.removesuffix(EXTENSION): LabelStore.digest(path.read_bytes()) for path in files
+        }
+        return read == in_effect and set(ledger.acknowledged) <= set(in_effect)
+
+    server.wait_for(learned, "a round that learned every label in effect")
+    check_all(server, ledger)
 
 
 def workers(server: FaultServer, kind: str) -> list[int]:

@@ -11,7 +11,14 @@ from tests.catalogue import postgresql
 from tests.faults.disasters import Unavailable
 from tests.faults.kills import PROGRESS, Tally
 from tests.faults.ledger import Ledger
-from tests.faults.scene import FaultServer, LabelSource, Submitter, check_all, make_project
+from tests.faults.scene import (
+    FaultServer,
+    LabelSource,
+    Submitter,
+    make_project,
+    wait_until_learned,
+    workers,
+)
 
 
 def two_servers(folder: Path, total: Ledger, tally: Tally, say: PROGRESS) -> None:
@@ -44,14 +51,7 @@ def two_servers(folder: Path, total: Ledger, tally: Tally, say: PROGRESS) -> Non
             _kill_the_one_that_trains(servers, tally)
             say(f"the server that trained was killed, {ledger.count} labels acknowledged")
         survivor = next(server for server in servers if server.process and server.process.poll() is None)
-        survivor.wait_for(
-            lambda: (
-                survivor.rounds()[-1]["status"] == "done"
-                and set(survivor.rounds()[-1]["labeled_ids"]) >= set(ledger.acknowledged)
-            ),
-            "a last round of the server that is left",
-        )
-        check_all(survivor, ledger)
+        wait_until_learned(survivor, ledger)
     finally:
         for server in servers:
             server.stop()
@@ -63,8 +63,6 @@ def two_servers(folder: Path, total: Ledger, tally: Tally, say: PROGRESS) -> Non
 
 
 def _kill_the_one_that_trains(servers: list[FaultServer], tally: Tally) -> None:
-    from tests.faults.scene import workers
-
     first, second = servers
     busy = first.wait_for(
         lambda: next((server for server in servers if workers(server, "train")), None), "a round"
