@@ -46,7 +46,8 @@ def main() -> int:
             failed[name] = f"{type(error).__name__}: {error}"
             say(f"FAILED {name}: {failed[name]}")
 
-    _kill_phases(folder / "kills", options.kills, ledger, tally, step, say)
+    if options.kills:
+        _kill_phases(folder / "kills", options.kills, ledger, tally, step, say)
     _disasters(folder, ledger, step)
     step("two servers on one PostgreSQL", lambda: two_servers(folder / "two", ledger, tally, say))
     report = {
@@ -142,7 +143,9 @@ def _disasters(folder: Path, ledger: Ledger, step: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=FULL_RUN, help=f"how many (default: {FULL_RUN})")
+    parser.add_argument(
+        "--kills", type=int, default=FULL_RUN, help=f"how many (default: {FULL_RUN}); 0: the disasters alone"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("build/test-faults.json"), help="the report")
     return parser

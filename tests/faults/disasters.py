@@ -41,12 +41,11 @@ def small_file_system(folder: Path) -> Iterator[Path]:
 def fill_disk(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
     """No byte is free: labels are refused with a sentence, and all goes on once there is room."""
     filler = server.project.studies / "filler.bin"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"\0" * 4096)
-            file.flush()
-    with contextlib.suppress(OSError), filler.open("ab") as file:
-        file.write(b"\0" * 65536)
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"\0" * size):
+                    pass
     _expect_refusal(server, labels, ledger, "disk is full")
     filler.unlink()
     _expect_success(server, labels, ledger)
@@ -83,7 +82,7 @@ def damage(what: str) -> Callable[[FaultServer, LabelSource, Ledger], None]:
 def move_clock(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
     """The server starts with a clock two days behind, then right again: the newest label stays the newest."""
     if shutil.which("faketime") is None:
-        raise Unavailable("faketime is not installed (Debian: apt install faketime)")
+        _install("faketime")
     for program in (("faketime", "-f", "-2d"), ()):
         server.stop()
         server.program = program
@@ -137,6 +136,15 @@ def _expect_success(server: FaultServer, labels: LabelSource, ledger: Ledger) ->
             answer = server.put_label(case, content)
         assert answer.status_code == 200, answer.text
         ledger.acknowledge(case, digest)
+
+
+def _install(package: str) -> None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise Unavailable(f"{package} is not installed, and installing it needs root and apt-get (Debian)")
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Unavailable(f"{package} is not installed, and apt-get could not: {done.stderr.strip()[-200:]}")
 
 
 def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -137,7 +137,8 @@ class FaultServer:
                 if found := wanted():
                     return found
             time.sleep(0.05)
-        said = self.log.read_text(errors="replace")[-2000:]
+        lines = self.log.read_text(errors="replace").splitlines()
+        said = "\n".join([line for line in lines if "INFO server.request_log" not in line][-20:])
         rounds = json.dumps(self.rounds()[-3:], indent=1)
         raise AssertionError(f"waited {patience_s:.0f} s in vain for {what}:\n{rounds}\n{said}")
 
