@@ -47,17 +47,28 @@ class Ledger:
         with self._lock:
             return sum(len(digests) for digests in self.acknowledged.values())
 
-    def check(self, case: str, versions: list[dict[str, Any]], store: LabelStore, current: bytes) -> None:
+    def acknowledged_of(self, case: str) -> list[str]:
+        """What was acknowledged of a case until now; to be asked before its history is."""
+        with self._lock:
+            return list(self.acknowledged[case])
+
+    def check(
+        self,
+        case: str,
+        acknowledged: list[str],
+        versions: list[dict[str, Any]],
+        store: LabelStore,
+        current: bytes,
+    ) -> None:
         """Compare one case's history, kept bytes and label in effect with what was acknowledged.
 
         Args:
             case: The case.
+            acknowledged: Its `acknowledged_of`, before the rest was asked for.
             versions: Its history, oldest first.
             store: Where the bytes of all versions are kept.
-            current: The label file in effect.
+            current: The label file in effect, unchanged while the history was asked for.
         """
-        with self._lock:
-            acknowledged, attempted = list(self.acknowledged[case]), set(self.attempted[case])
         found = [version["sha256"] for version in versions]
         for digest in acknowledged:
             if digest not in found or store.read(digest, EXTENSION) is None:
@@ -65,7 +76,8 @@ class Ledger:
         self.doubled |= {f"{case}/{digest[:12]}" for digest in found if found.count(digest) > 1}
         active = [version["sha256"] for version in versions if version["state"] == "active"]
         in_effect = LabelStore.digest(current)
-        # Only a label that was sent after the last acknowledged one may stand in its place.
-        allowed = {acknowledged[-1]} | (attempted - set(acknowledged)) if acknowledged else attempted
-        if active != [in_effect] or in_effect not in allowed:
+        with self._lock:
+            known = in_effect in self.attempted[case]
+        # Only a label that was sent later may stand in the place of the last acknowledged one.
+        if active != [in_effect] or not known or in_effect in acknowledged[:-1]:
             self.lost.add(f"{case}/in effect {in_effect[:12]}, history {active}")

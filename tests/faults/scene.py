@@ -199,9 +199,16 @@ def check_all(server: FaultServer, ledger: Ledger) -> None:
     workspace = server.project.workspace
     store = LabelStore(workspace / "labels")
     for case in list(ledger.acknowledged):
-        versions = server.get(f"/datastore/label/history?label={case}")["versions"]
+        acknowledged = ledger.acknowledged_of(case)
         current = server.project.studies / "labels" / "final" / (case + EXTENSION)
-        ledger.check(case, versions, store, current.read_bytes())
+        for _ in range(20):  # labels may go on coming in
+            before = current.read_bytes()
+            versions = server.get(f"/datastore/label/history?label={case}")["versions"]
+            if current.read_bytes() == before:
+                ledger.check(case, acknowledged, versions, store, before)
+                break
+        else:
+            raise AssertionError(f"the label of {case} changed 20 times while its history was asked for")
     models = server.get("/models")["models"]
     assert sum(model["published"] for model in models) == bool(models), models
     for model in models:
