@@ -54,7 +54,7 @@ def fill_disk(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
 
 def make_read_only(server: FaultServer, labels: LabelSource, ledger: Ledger) -> None:
     """The file system is remounted read-only under the running server, and back."""
-    folder = str(server.project.folder)
+    folder = str(server.project.folder.parent)  # what `small_file_system` mounted
     changed = _mount("-o", "remount,ro", folder)
     if changed.returncode != 0:
         raise Unavailable(f"remounting is not possible ({changed.stderr.strip()})")
