@@ -74,10 +74,12 @@ def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
 
 
 def check_not_in_use(workspace: Path) -> None:
-    """Refuse a project that another process has open; its queue holds a lock on `rounds.lock` all the while.
+    """Refuse a project that a server of an earlier version has open: it holds a lock on `rounds.lock`.
+
+    Processes of this version share a project. An earlier one keeps rounds and models in files of its own.
 
     Raises:
-        StartError: a server or a `train` command has this workspace open.
+        StartError: a server or a `train` command of an earlier version has this workspace open.
     """
     import fcntl
 
@@ -90,8 +92,8 @@ def check_not_in_use(workspace: Path) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise StartError(
-            f"Another process is working on the project in {workspace}. Stop it first (Ctrl-C in its "
-            "terminal), or use the running server: POST /train/ugmcl starts a round there."
+            f"An earlier version of this program is working on the project in {workspace}. Stop it first "
+            "(Ctrl-C in its terminal); this version then goes on with its rounds and models."
         ) from None
 
 

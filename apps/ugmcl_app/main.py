@@ -139,7 +139,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
-            "repairs": self.datastore().repairs,
+            "repairs": [*self.datastore().repairs, *self.registry.repairs, *self.rounds.repairs],
         }
 
     # --- requests

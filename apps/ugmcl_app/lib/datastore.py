@@ -31,9 +31,10 @@ from .catalogue.look import VOXELS, Looker
 from .checks import TAGS, check_label, safe_id, safe_tag
 from .datastore_view import FolderView
 from .errors import Refusal, UnusableImage
+from .maps import forget_map, remove_files
 from .pool import Signature
 from .volumes import EXTENSIONS, encode, read_header, read_volume
-from .workspace import Workspace, file_name_of, write_file_atomic, write_json_atomic
+from .workspace import Workspace, write_file_atomic, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -194,14 +195,15 @@ class FolderDatastore(FolderView):
         for tag in TAGS:
             self._writer.remove(image_id, tag)
         self._remove_images(image_id, "")
-        for suffix in (".json", ".nii.gz", ".nrrd"):
-            (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
 
-        def forget(session: Session) -> None:
+        def forget(session: Session) -> str | None:
             cases.forget(cases.lock(session, [image_id])[image_id])
             folder_files.drop(session, self._looker.names_of(image_id))
+            return forget_map(session, image_id)
 
-        self._database.write(forget)
+        map_file = self._database.write(forget)
+        if map_file is not None:
+            remove_files(self._workspace.maps, map_file)
         self._sync.note({}, self._looker.names_of(image_id))
         if was_final:
             self._announce(FINAL)

@@ -58,15 +58,19 @@ class PublishedModel:
 
     def get(self) -> tuple[str, Predictor] | None:
         """The live version and its predictor; None before a first model."""
-        version = self._registry.published()
-        if version is None:
-            return None
         with self._lock:
-            if self._loaded is None or self._loaded[0] != version:
-                self._loaded = None  # two models at once might not fit
-                checkpoint = load_checkpoint(self._registry.path(version))
-                self._loaded = (version, Predictor(checkpoint, self._settings.device, self.precision))
-            return self._loaded
+            while (version := self._registry.published()) is not None:
+                if self._loaded is None or self._loaded[0] != version:
+                    self._loaded = None  # two models at once might not fit
+                    try:
+                        checkpoint = load_checkpoint(self._registry.path(version))
+                    except (OSError, ValueError):
+                        if self._registry.give_up(version):
+                            continue  # its files were damaged: another one is live now
+                        raise
+                    self._loaded = (version, Predictor(checkpoint, self._settings.device, self.precision))
+                return self._loaded
+        return None
 
     def version(self, version: str) -> Predictor:
         """A predictor of any kept version; Refusal 404 for an unknown one."""

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
+TRAIN, VALIDATE = "train", "validate"
+"""What a labeled case is for."""
 
 PUBLIC_KEYS = (
     "id",
@@ -50,7 +53,7 @@ class Round:
 
     Attributes:
         id: Unique in the project.
-        status: "queued", "running", "done", "failed" or "cancelled".
+        status: "queued", "running", "paused", "done", "failed" or "cancelled".
         labeled_ids: Distinct final labels taken in, training and validation, sorted.
         unlabeled: Images of the pool without a final label, as used by the round.
         model_version: The registry's version of the candidate, or None.
@@ -87,6 +90,12 @@ class Round:
     set_aside: dict[str, str] = field(default_factory=dict)
 
     @property
+    def number(self) -> int | None:
+        """The number that the id counts up; None for an id of another form."""
+        digits = self.id[1:]
+        return int(digits) if self.id.startswith("r") and digits.isdigit() else None
+
+    @property
     def labeled(self) -> int:
         """Number of distinct final labels taken in."""
         return len(self.labeled_ids)
@@ -118,3 +127,17 @@ class Round:
         """The inverse of `to_dict`; keys of another version of this program are left out."""
         known = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
+
+    @classmethod
+    def of_model(cls, record: dict[str, Any]) -> Round:
+        """The completed round behind a model version, as far as the version's own record tells."""
+        data = [case for case in record.get("data", []) if "label_sha256" in case]
+        step = int(record.get("steps") or 0)
+        return cls(
+            id=str(record.get("round", "")), status=DONE, labeled_ids=sorted(case["id"] for case in data),
+            unlabeled=int(record.get("unlabeled") or 0), model_version=record.get("version"),
+            reason=str(record.get("reason") or ""), metrics=record.get("metrics"),
+            compared_with=record.get("compared_with"), progress={"step": step, "steps": step, "eta_s": 0.0},
+            finished_at=record.get("created_at"), duration_s=record.get("seconds"),
+            read={case["id"]: case["label_sha256"] for case in data},
+        )  # fmt: skip

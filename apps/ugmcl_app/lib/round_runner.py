@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .model_folders import StagedVersion
 from .publication import decide
 from .registry import ModelRegistry
-from .roles import VALIDATE, RoleSplit
+from .roles import RoleSplit
 from .round_job import LabelSource, build_job, work_folder
-from .round_record import Round
+from .round_record import VALIDATE, Round
 from .settings import AppSettings
 from .worker_process import Event, WorkerOutcome, WorkerProcess
 from .workspace import Workspace, write_json_atomic
@@ -31,12 +32,12 @@ class Worker(Protocol):
 WorkerFactory = Callable[[dict[str, Any], Callable[[Event], None]], Worker]
 
 
-class KeptRound(NamedTuple):
-    """What a completed round leaves.
+class Candidate(NamedTuple):
+    """What a completed round would leave.
 
     Attributes:
-        version: The candidate's version.
-        promoted: Whether it went live.
+        staged: The version to be.
+        promoted: Whether it is to go live.
         reason: The sentence that says why, and which cases were set aside.
         metrics: As in `Round`.
         compared_with: As in `Round`.
@@ -45,7 +46,7 @@ class KeptRound(NamedTuple):
         set_aside: Image id -> why the round went on without it.
     """
 
-    version: str
+    staged: StagedVersion
     promoted: bool
     reason: str
     metrics: dict[str, Any] | None
@@ -76,8 +77,8 @@ class RoundRunner:
         job = build_job(entry, self._datastore, self._registry, self._roles, self._workspace, self._settings)
         return self._make_worker(job, on_event), len(job["unlabeled"])
 
-    def keep(self, entry: Round, result: Event) -> KeptRound:
-        """Add the candidate to the registry and let it go live if it is good enough."""
+    def candidate(self, entry: Round, result: Event) -> Candidate:
+        """Compare what a worker made with the live version, and put it into place as a version to be."""
         set_aside = {**entry.set_aside, **result["set_aside"]}
         used = sorted(set(result["read"]) - set(set_aside))
         roles = self._roles.assign_all(used)
@@ -88,14 +89,12 @@ class RoundRunner:
         if error:
             promoted, reason = False, error
         record = {**_record(entry, result, used, roles, reason), "compared_with": compared_with}
-        version = self._registry.add(Path(result["checkpoint"]), entry.id, metrics, record)
-        if promoted:
-            self._registry.publish(version)
+        staged = self._registry.stage(Path(result["checkpoint"]), entry.id, metrics, record)
         if set_aside:
             cases = "; ".join(f"{image_id}: {why}" for image_id, why in sorted(set_aside.items()))
             reason = f"{reason.removesuffix('.')}. Set aside: {cases}"
         read = dict(result["read"])
-        return KeptRound(version, promoted, reason, metrics, compared_with, used, read, set_aside)
+        return Candidate(staged, promoted, reason, metrics, compared_with, used, read, set_aside)
 
     def _against_live(self, result: Event) -> tuple[dict[str, Any] | None, str | None, str]:
         """The round's metrics with `published_before` of the version that is live now, that version, and a

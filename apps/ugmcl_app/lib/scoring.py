@@ -1,4 +1,7 @@
-"""scoring: keep every unlabeled case scored by the live model, out of the way of training."""
+"""scoring: keep every unlabeled case scored by the live model, out of the way of training.
+
+One process at a time scores, as a job of the catalogue; the others stand by.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import threading
 import time
 from pathlib import Path
 
+from .heartbeat import Heartbeat
 from .pool import scan_version
 from .registry import ModelRegistry
 from .round_job import LabelSource
+from .score_jobs import ScoreJobs
 from .scores import ScoreBoard
 from .settings import AppSettings
 from .worker_process import Event, WorkerProcess
@@ -36,7 +41,9 @@ class PoolScoring:
         settings: AppSettings,
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
-        self._job_file = Path(workspace.training) / "score.json"
+        self._jobs = ScoreJobs(workspace.database)
+        self._job_file = Path(workspace.training) / f"score-{self._jobs.owner[-12:]}.json"
+        self._progress = {"scored": 0, "cases": 0}
         self._changed = threading.Condition()
         self._paused = 0
         self._stopping = False
@@ -66,6 +73,7 @@ class PoolScoring:
             self._end_worker()
         self._thread.join(timeout=30)
         self._thread = None
+        self._job_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
         """Leave the processor to a training round, from now until `resume`."""
@@ -124,16 +132,29 @@ class PoolScoring:
         self._looking_s = time.monotonic() - begun
         if not missing:
             return False
+        job_id = self._jobs.take(version)
+        if job_id is None:
+            return False  # another process scores, or a round runs in one
         worker = self._prepare(version, {image_id: scans[image_id] for image_id in missing})
-        with self._changed:
-            if self._paused or self._stopping or self._registry.published() != version:
-                return False
-            self._worker = worker
-        outcome = worker.run()
-        with self._changed:
-            self._worker = None
+        self._progress = {"scored": 0, "cases": len(missing)}
+        finished = False
+        try:
+            with self._changed:
+                if self._paused or self._stopping or self._registry.published() != version:
+                    return False
+                self._worker = worker
+            with Heartbeat(
+                self._jobs.database, job_id, self._jobs.owner, lambda: dict(self._progress), worker.stop,
+                lambda: not self._jobs.training() and self._registry.published() == version,
+            ):  # fmt: skip
+                outcome = worker.run()
+            finished = outcome.result is not None
+        finally:
+            with self._changed:
+                self._worker = None
+            self._jobs.leave(job_id, self._progress, finished)
         self._scores.flush()
-        if outcome.result is not None or worker.stopped:
+        if finished or worker.stopped:
             return True
         # Not why: the sentence may name a file, and a file may be named after a patient.
         logger.warning("Scoring the unlabeled cases was cut off; it goes on with the next case.")
@@ -160,6 +181,7 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
+                self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
             elif event["event"] == "skipped":
                 self._skipped[event["id"]] = scans[event["id"]]
 

@@ -3,6 +3,7 @@ catalogue, the records kept with the labels."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def retire(workspace: Workspace, *files: Path) -> None:
         if file.exists():
             kept = workspace.root / RETIRED
             kept.mkdir(exist_ok=True)
-            file.replace(kept / file.name)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                file.replace(kept / file.name)
 
 
 def judges_alike(database: Database, labels_map: dict[str, int], allow_empty: bool) -> bool:

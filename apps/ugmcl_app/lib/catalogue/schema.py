@@ -231,6 +231,8 @@ class ModelVersion(Base):
     created_at: Mapped[str] = mapped_column(String(40))
     published_at: Mapped[float | None]
     """When it last went live; the greatest is the live one."""
+    unusable: Mapped[str | None] = mapped_column(Text)
+    """Why it cannot be used: its files are gone or damaged. None: it can."""
 
 
 class Lease(Base):
@@ -303,7 +305,7 @@ class Job(Base):
     reason: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int]
     owner: Mapped[str | None] = mapped_column(Text)
-    """The server that runs it."""
+    """The process that runs it, as `process_identity.this_process` names it."""
     heartbeat_at: Mapped[float | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]
