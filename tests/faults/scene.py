@@ -61,6 +61,7 @@ class FaultServer:
 
     project: Project
     options: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +79,7 @@ class FaultServer:
         line = command("serve", "--studies", str(self.project.studies), "--port", str(self.port))
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*line, *OPTIONS, *self.options],
+                [*self.program, *line, *OPTIONS, *self.options],
                 cwd=self.project.folder,
                 env={**environment(), **more_environment},
                 stdin=subprocess.DEVNULL,
