@@ -8,16 +8,19 @@ HIPPOCAMPUS_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 KILLS ?= 200
+SIMULATE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SAMPLE := build/sample
 LEFT_ATRIUM := build/packs/left_atrium.npz
+HIPPOCAMPUS := build/packs/hippocampus.npz
+HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-faults test-min lint types check hippocampus score-ranking bench gpu-left-atrium clean
+.PHONY: help setup serve demo test test-real test-faults test-min lint types check hippocampus score-ranking bench gpu-left-atrium clean simulate
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
@@ -30,6 +33,7 @@ help:
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
+	@echo "make simulate      how many labels each strategy needs, on real scans (hours; goes on after any stop)"
 	@echo "make bench         speed and memory beside the published layout"
 	@echo "make gpu-left-atrium  the left atrium at the paper's setting on a CUDA GPU, see docs/gpu.md"
 	@echo "make clean         remove build/ and caches (not .venv)"
@@ -90,6 +94,20 @@ hippocampus: setup
 # On the runs that `make hippocampus` left: which score of a scan ranks true errors best.
 score-ranking: setup
 	$(BIN)/python -m server.experiments score-ranking
+
+# Labels revealed round by round; the foreground as one class. Two processes take a seed each, the third call does
+# what is left and says whether all is done. The CSV files keep what earlier calls and other machines measured.
+SIMULATE = $(BIN)/ugmcl-assist simulate run --pack $(HIPPOCAMPUS) --work build/simulate --threads 1 \
+	--steps 200 --first-steps 400 $(SIMULATE_ARGS)
+
+simulate: setup
+	@test -f $(HIPPOCAMPUS) -o -d '$(HIPPOCAMPUS_DATA)' || { echo "There are no scans in $(HIPPOCAMPUS_DATA). Name their folder: make simulate HIPPOCAMPUS_DATA=/path" >&2; exit 1; }
+	@mkdir -p build/packs
+	test -f $(HIPPOCAMPUS) || $(BIN)/ugmcl-assist experiment pack --data '$(HIPPOCAMPUS_DATA)' --out $(HIPPOCAMPUS) --merge --classes foreground
+	-$(SIMULATE) & beside=$$!; $(SIMULATE); wait $$beside
+	$(SIMULATE)
+	$(BIN)/ugmcl-assist simulate evaluate --work build/simulate --out docs/active_learning
+	$(BIN)/ugmcl-assist simulate report --csv docs/active_learning
 
 bench: setup
 	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)

@@ -25,6 +25,7 @@ from server import refusal
 from server.body_limit import BodyLimit
 from server.origin_guard import OriginGuard
 from server.request_log import RequestLog
+from server.review.pages import STATIC as REVIEW_STATIC
 from server.settings import ServerSettings
 
 TITLE = "UG-MCL assist"
@@ -85,11 +86,15 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
 def _include_routes(app: FastAPI) -> None:
     from server.routes import (
         activelearning,
+        adjudications,
+        cases,
         datastore,
         health,
         infer,
         leases,
         models,
+        readers,
+        review,
         rounds,
         session,
         train,
@@ -104,12 +109,17 @@ def _include_routes(app: FastAPI) -> None:
         infer,
         uncertainty,
         activelearning,
+        cases,
         leases,
+        readers,
+        adjudications,
         train,
         datastore,
         session,
+        review,
     ):
         app.include_router(module.router)
+    app.include_router(review.page_router)
     for router in stock_routers():
         app.include_router(router)
 
@@ -119,6 +129,7 @@ def _include_pages(app: FastAPI) -> None:
 
     static = Path(os.path.dirname(monailabel.__file__)) / "endpoints" / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/review/static", StaticFiles(directory=REVIEW_STATIC), name="review-static")
 
     @app.get("/", include_in_schema=False)
     def documentation() -> HTMLResponse:

@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
         command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
     )
     _experiment_options(command("experiment", "compare methods on packed scans", "Compare methods."))
+    _simulate_options(
+        command("simulate", "how many labels a strategy needs", "Reveal labels round by round.")
+    )
     return top
 
 
@@ -157,6 +160,14 @@ def _experiment_options(options: argparse.ArgumentParser) -> None:
         experiment_command.add_arguments(options)
 
 
+def _simulate_options(options: argparse.ArgumentParser) -> None:
+    if _asked("simulate"):
+        from server import simulation_command
+
+        options.description = simulation_command.ABOUT
+        simulation_command.add_arguments(options)
+
+
 _ARGUMENTS: Sequence[str] = ()
 
 
@@ -194,6 +205,10 @@ def _run(options: argparse.Namespace) -> int:
         from server import experiment_command
 
         return experiment_command.main(options)
+    if options.command == "simulate":
+        from server import simulation_command
+
+        return simulation_command.main(options)
     if options.command == "predict":
         from server.offline import predict_folder
 

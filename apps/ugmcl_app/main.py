@@ -17,17 +17,21 @@ import lib.stock_infer
 import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
+from lib.drafts import DraftStore
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
+from lib.review import Review
+from lib.review_history import ReviewHistory
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
+from lib.worklist import Worklist
 from lib.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -44,6 +48,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         workspace: Where this project's state lives.
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
+        worklist: The cases page by page.
+        drafts: What a model last said of each case, for looking at.
+        review, history: What the review page shows of a case, and of the project so far.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -58,6 +65,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.workspace.bind(studies, self.settings.labels, in_use=bool(self.registry.list()))
         self.scores = ScoreBoard(self.workspace)
         self.maps = MapStore(self.workspace)
+        self.drafts = DraftStore(self.workspace)
         self.model = PublishedModel(self.registry, self.settings)
         self._initialized = False
         super().__init__(
@@ -82,15 +90,23 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
+            agreement_dice=self.settings.agreement_dice,
         )
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
+        self.worklist = Worklist(self.workspace.database, self.scores, lambda ids: {})
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
+        self.review = Review(datastore, self.workspace.database, self.drafts)
+        self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
         return datastore
 
     def init_infers(self) -> dict[str, Any]:
         """`ugmcl` and `ugmcl_uncertainty`."""
         segmentation = UGMCLInfer(
-            self.model, self.maps, self.settings, lambda: len(self.datastore().final_labels())
+            self.model,
+            self.maps,
+            self.settings,
+            lambda: len(self.datastore().final_labels()),
+            self.drafts,
         )
         return {"ugmcl": segmentation, "ugmcl_uncertainty": UncertaintyBandsInfer(segmentation, self.maps)}
 
@@ -220,6 +236,16 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         if suffix == ".nrrd":
             return self.maps.as_nrrd(image_id), kept.model_version
         return kept.path, kept.model_version
+
+    def draft(self, image_id: str) -> None:
+        """Let the live model look at a case anew, for the review page.
+
+        Raises:
+            Refusal: 404 for an unknown image, 409 before a first model, 422 for an unusable image.
+        """
+        path = self.datastore().get_image_info(image_id)["path"]
+        result = self._infers["ugmcl"].run({"image": path, "image_id": image_id})
+        result.label_file.unlink(missing_ok=True)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""

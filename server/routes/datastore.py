@@ -147,10 +147,24 @@ def check_label(image: ImageId, tag: Tag) -> Response:
     return Response()
 
 
-@router.get("/label", summary="Download a label", response_class=FileResponse, responses=_BINARY)
-def download_label(label: ImageId, tag: Tag) -> FileResponse:
-    path = _label_file(label, tag)
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+@router.get(
+    "/label",
+    summary="Download a label, or one of its versions",
+    response_class=FileResponse,
+    responses=_BINARY,
+)
+def download_label(
+    label: ImageId,
+    tag: Tag = "final",
+    version: Annotated[str | None, Query(description="`uid` of a version in the history")] = None,
+) -> FileResponse:
+    if version is None:
+        path = _label_file(label, tag)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    app = running_app()
+    path = Path(app.datastore().label_version(known_image(app, label), version))
+    name = label + path.name.removeprefix("label")
+    return FileResponse(path, media_type="application/octet-stream", filename=name)
 
 
 @router.get("/label/info", summary="What is known about a label")

@@ -22,6 +22,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from ugmcl.agreement import AGREEMENT_DICE
+
 from .catalogue import adoption, cases, folder_files, labels, repair, stock_file
 from .catalogue.folder_sync import FolderSync
 from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
@@ -30,6 +32,8 @@ from .catalogue.labels import FINAL
 from .catalogue.look import VOXELS, Looker
 from .checks import TAGS, check_label, safe_id, safe_tag
 from .datastore_view import FolderView
+from .double_reading import DoubleReading
+from .drafts import draft_file
 from .errors import Refusal, UnusableImage
 from .maps import forget_map, remove_files
 from .pool import Signature
@@ -56,6 +60,7 @@ class FolderDatastore(FolderView):
     Attributes:
         on_labels_changed: Called, without arguments, after any final label was saved, found or removed.
         allow_empty: Whether final labels may be all zero without a word.
+        readings: What several readers of one case gave, and what is decided about it.
         repairs: Sentences on what the start mended or set aside.
     """
 
@@ -66,6 +71,7 @@ class FolderDatastore(FolderView):
         labels: Mapping[str, int],
         allow_empty: bool = False,
         start_check_s: float = START_CHECK_S,
+        agreement_dice: float = AGREEMENT_DICE,
     ) -> None:
         self.on_labels_changed: list[Callable[[], None]] = []
         self.allow_empty = allow_empty
@@ -78,6 +84,15 @@ class FolderDatastore(FolderView):
         self._looker = Looker(self._folder, self.labels, allow_empty)
         self._sync = FolderSync(self._database, self._looker, self._store)
         self._writer = LabelWriter(self._database, self._store, self._sync, self._looker)
+        self.readings = DoubleReading(
+            self._database,
+            self._store,
+            self._writer,
+            self._folder,
+            self.labels,
+            agreement_dice,
+            on_decided=lambda: self._announce(FINAL),
+        )
         self.repairs = self._start(start_check_s)
 
     def _start(self, check_s: float) -> list[str]:
@@ -92,6 +107,7 @@ class FolderDatastore(FolderView):
         # Again, for cases that only the look has found: the database was new.
         said += repair.finish_pending(self._database, self._store, self._writer)
         said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
+        self.readings.decide_all()
         with self._database.read() as session:
             self._heard = self._final_revision(session)
         return said
@@ -108,7 +124,8 @@ class FolderDatastore(FolderView):
             label_filename: The submitted file, NIfTI or NRRD.
             label_tag: `final` or `original`.
             label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, `comment`, `tool`,
-                `model_version`, and what else is kept.
+                `model_version`, `adjudicate` (decides a case that several readers label), and what else is
+                kept.
 
         Raises:
             Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see
@@ -118,6 +135,7 @@ class FolderDatastore(FolderView):
         info = self._params(label_info)
         image = self._require_usable(image_id)
         no_finding = info.pop("no_finding", False) in (True, "true")
+        adjudicates = info.pop("adjudicate", False) in (True, "true")
         meaning = info.pop("label_info", None)
         may_be_empty = self.allow_empty or tag != FINAL  # a proposal may well find nothing
         array = check_label(label_filename, image, self.labels, meaning, no_finding, may_be_empty)
@@ -139,9 +157,29 @@ class FolderDatastore(FolderView):
             info=info,
             **stock_file.provenance(info),
         )
-        self._writer.save(record, content)
-        self._announce(tag)
+        saved = self._writer.save(record, content, settles=adjudicates)
+        if saved.is_label:
+            self._announce(tag)
+        else:
+            self.readings.decide(image_id)
         return image_id
+
+    def label_version(self, image_id: str, uid: str) -> Path:
+        """The kept file of one version of a label, readings included.
+
+        Raises:
+            Refusal: 404 if there is no such version, or its bytes were not kept.
+        """
+        with self._database.read() as session:
+            self._require(session, image_id)
+            found = labels.version(session, image_id, uid)
+        if found is None or self._store.read(found.sha256, found.extension) is None:
+            raise Refusal(
+                404,
+                f"The image {image_id!r} has no kept label version {uid[:80]!r}; "
+                "GET /datastore/label/history lists them.",
+            )
+        return self._store.path_of(found.sha256, found.extension)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         label_id, tag = safe_id(label_id), safe_tag(label_tag)
@@ -195,6 +233,7 @@ class FolderDatastore(FolderView):
         for tag in TAGS:
             self._writer.remove(image_id, tag)
         self._remove_images(image_id, "")
+        draft_file(self._workspace, image_id).unlink(missing_ok=True)
 
         def forget(session: Session) -> str | None:
             cases.forget(cases.lock(session, [image_id])[image_id])
@@ -284,6 +323,7 @@ class FolderDatastore(FolderView):
                 pause_s = max(period_s, (time.monotonic() - begun) * (1 / RESCAN_SHARE - 1))
                 self._sync.read_through(BACKGROUND_CHECK_S)
                 archived.advance(BACKGROUND_CHECK_S)
+                self.readings.decide_all()
                 self._announce_news()
             except OSError as error:
                 logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)

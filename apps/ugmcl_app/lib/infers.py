@@ -20,6 +20,7 @@ from ugmcl.inference import Predictor
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import BAND_NAMES, bands
 
+from .drafts import DraftStore
 from .errors import Refusal, UnusableImage
 from .infer_options import DEFAULT_MC_SAMPLES, InferOptions
 from .maps import MapStore, StoredMap
@@ -87,7 +88,14 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
     client's `uncertainty`, `mc_samples`, `result_extension` and `result_dtype`.
     """
 
-    def __init__(self, model: PublishedModel, maps: MapStore, settings: AppSettings, labeled: Any) -> None:
+    def __init__(
+        self,
+        model: PublishedModel,
+        maps: MapStore,
+        settings: AppSettings,
+        labeled: Any,
+        drafts: DraftStore | None = None,
+    ) -> None:
         """`labeled()` counts the final labels, for the answer before a first model."""
         super().__init__(
             InferType.SEGMENTATION,
@@ -97,6 +105,7 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
             {"mc_samples": DEFAULT_MC_SAMPLES},
         )
         self._model, self._maps, self._settings, self._labeled = model, maps, settings, labeled
+        self._drafts = drafts
 
     def is_valid(self) -> bool:
         """Always: a viewer must find the task before the first model; asked to run, it then answers 409."""
@@ -129,6 +138,8 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
         predicted = time.perf_counter()
         if image_id is not None:
             self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, version, summary)
+            if self._drafts is not None:
+                self._drafts.keep(image_id, image, volume, prediction, version)
         label_file = temporary_file(options.extension)
         write_label(label_file, prediction.labels, volume.affine, options.dtype)
         map_file = temporary_file(options.extension) if options.uncertainty else None

@@ -63,6 +63,8 @@ class Round:
             before the first validation case.
         compared_with: The version that `published_before` was measured of, live when the round ended; None
             without validation or without a live version.
+        calibration: How reliable the candidate's probabilities are on the validation cases, as of
+            `ugmcl.reliability.Reliability.to_dict`; None without validation cases.
         progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
         requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
         claimed: Image id -> SHA-256 of its final label when the round started.
@@ -79,6 +81,7 @@ class Round:
     reason: str = ""
     metrics: dict[str, Any] | None = None
     compared_with: str | None = None
+    calibration: dict[str, Any] | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
     created_at: str = field(default_factory=now_iso)
     started_at: str | None = None
@@ -137,7 +140,8 @@ class Round:
             id=str(record.get("round", "")), status=DONE, labeled_ids=sorted(case["id"] for case in data),
             unlabeled=int(record.get("unlabeled") or 0), model_version=record.get("version"),
             reason=str(record.get("reason") or ""), metrics=record.get("metrics"),
-            compared_with=record.get("compared_with"), progress={"step": step, "steps": step, "eta_s": 0.0},
+            compared_with=record.get("compared_with"), calibration=record.get("calibration"),
+            progress={"step": step, "steps": step, "eta_s": 0.0},
             finished_at=record.get("created_at"), duration_s=record.get("seconds"),
             read={case["id"]: case["label_sha256"] for case in data},
         )  # fmt: skip

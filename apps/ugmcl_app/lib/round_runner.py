@@ -41,6 +41,7 @@ class Candidate(NamedTuple):
         reason: The sentence that says why, and which cases were set aside.
         metrics: As in `Round`.
         compared_with: As in `Round`.
+        calibration: As in `Round`.
         used: Ids of the labeled cases used, sorted.
         read: Image id -> SHA-256 of the label file as the worker read it, set-aside cases included.
         set_aside: Image id -> why the round went on without it.
@@ -51,6 +52,7 @@ class Candidate(NamedTuple):
     reason: str
     metrics: dict[str, Any] | None
     compared_with: str | None
+    calibration: dict[str, Any] | None
     used: list[str]
     read: dict[str, str]
     set_aside: dict[str, str]
@@ -94,7 +96,8 @@ class RoundRunner:
             cases = "; ".join(f"{image_id}: {why}" for image_id, why in sorted(set_aside.items()))
             reason = f"{reason.removesuffix('.')}. Set aside: {cases}"
         read = dict(result["read"])
-        return Candidate(staged, promoted, reason, metrics, compared_with, used, read, set_aside)
+        calibration = result.get("calibration")
+        return Candidate(staged, promoted, reason, metrics, compared_with, calibration, used, read, set_aside)
 
     def _against_live(self, result: Event) -> tuple[dict[str, Any] | None, str | None, str]:
         """The round's metrics with `published_before` of the version that is live now, that version, and a
@@ -149,7 +152,7 @@ def _record(
     entry: Round, result: Event, used: list[str], roles: dict[str, str], reason: str
 ) -> dict[str, Any]:
     """What the registry keeps beside a version."""
-    kept = ("candidate", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
+    kept = ("candidate", "calibration", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
     record = {key: result.get(key) for key in kept}
     record["data"] = [
         {"id": image_id, "label_sha256": result["read"][image_id], "role": roles[image_id]}

@@ -293,6 +293,7 @@ class RoundService:
         entry.labeled_ids, entry.read, entry.set_aside = candidate.used, candidate.read, candidate.set_aside
         entry.model_version, entry.promoted = candidate.staged.version, candidate.promoted
         entry.metrics, entry.compared_with = candidate.metrics, candidate.compared_with
+        entry.calibration = candidate.calibration
         progress = {**entry.progress, **self._progress, "eta_s": 0.0}
         self._store.finish(session, entry, DONE, candidate.reason, progress)
         return True, surplus

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from .drafts import DraftStore
 from .heartbeat import Heartbeat
 from .pool import scan_version
 from .registry import ModelRegistry
@@ -41,6 +42,7 @@ class PoolScoring:
         settings: AppSettings,
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
+        self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
         self._jobs = ScoreJobs(workspace.database)
         self._job_file = Path(workspace.training) / f"score-{self._jobs.owner[-12:]}.json"
         self._progress = {"scored": 0, "cases": 0}
@@ -166,6 +168,8 @@ class PoolScoring:
         cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
         job = {
             "model": str(self._registry.path(version)),
+            "version": version,
+            "drafts": str(self._fresh_drafts),
             "device": self._settings.device,
             "threads": self._settings.threads,
             "mc_samples": 8,
@@ -181,6 +185,8 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
+                if event.get("draft"):
+                    self._drafts.take(event["id"], Path(event["draft"]))
                 self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
             elif event["event"] == "skipped":
                 self._skipped[event["id"]] = scans[event["id"]]

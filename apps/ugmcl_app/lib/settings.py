@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ugmcl.agreement import AGREEMENT_DICE
 from ugmcl.presets import PRESETS
 from ugmcl.uncertainty import BAND_NAMES
 
@@ -48,6 +49,13 @@ def _number(kind: Callable[[str], Any], low: float) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+def _share(text: str) -> float:
+    value: float = _number(float, 0)(text)
+    if value > 1:
+        raise ValueError("allowed is 0 to 1")
+    return value
 
 
 def _preset(text: str) -> str:
@@ -91,6 +99,8 @@ class AppSettings:
     """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
     lease_s: float = _option(3600.0, _number(float, 1))
     """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
+    agreement_dice: float = _option(AGREEMENT_DICE, _share)
+    """Dice in [0, 1] that every class of every two readers must reach for their case to be decided."""
     round_seconds: float = _option(90.0, _number(float, 1))
     """Cap on the training seconds of a round on a CPU."""
     threads: int = _option(0, _number(int, 0))

@@ -151,6 +151,7 @@ def _report_result(
         checkpoint=str(candidate),
         candidate=result.candidate,
         metrics={**metrics, "published_before": before} if measured else None,
+        calibration=result.reliability.get(result.candidate),
         published_version=job["published_version"],
         validation=[
             {"id": case.id, "image": case.image, "label": case.label} for case in taken.cases(VALIDATE)

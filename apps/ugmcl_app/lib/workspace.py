@@ -114,6 +114,8 @@ class Workspace:
         """One folder a model version."""
         self.maps = self.root / "maps"
         """One uncertainty map a case."""
+        self.drafts = self.root / "drafts"
+        """What a model last said of each case, for looking at."""
         self.training = self.root / "training"
         """Resumable states of rounds."""
         self.models_file = self.root / "models.json"
