@@ -20,12 +20,13 @@ HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-faults test-min lint types check hippocampus score-ranking bench gpu-left-atrium clean simulate
+.PHONY: help setup serve demo test test-real test-faults test-min lint types check hippocampus score-ranking bench gpu-left-atrium clean simulate bench-load bench-scale ohif
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
 	@echo "make test          the tests: a few minutes on two cores, no GPU needed"
 	@echo "make demo          watch labels become a better model, on the sample cohort"
+	@echo "make ohif          fetch the OHIF viewer (npm), served at /ohif/ for studies from a PACS"
 	@echo "make setup         build .venv (the others call it)"
 	@echo "make check         lint and types"
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
@@ -35,6 +36,8 @@ help:
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
 	@echo "make simulate      how many labels each strategy needs, on real scans (hours; goes on after any stop)"
 	@echo "make bench         speed and memory beside the published layout"
+	@echo "make bench-load    50 readers at once against a started server, for 5 minutes"
+	@echo "make bench-scale   start, next case, label, worklist at 100 to 100,000 cases, beside MONAI Label's datastore"
 	@echo "make gpu-left-atrium  the left atrium at the paper's setting on a CUDA GPU, see docs/gpu.md"
 	@echo "make clean         remove build/ and caches (not .venv)"
 
@@ -61,6 +64,10 @@ ifeq ($(strip $(STUDIES)),)
 else
 	$(BIN)/ugmcl-assist serve --studies '$(STUDIES)' --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
 endif
+
+# Optional: without it /ohif/ is the stock page of MONAI Label. `make clean` keeps it.
+ohif: setup
+	$(BIN)/python buildtools/fetch_ohif.py .ohif
 
 demo: setup
 	$(BIN)/ugmcl-assist demo
@@ -111,6 +118,12 @@ simulate: setup
 
 bench: setup
 	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)
+
+bench-load: setup
+	$(BIN)/python -m server.benchmarks.load $(BENCH_ARGS)
+
+bench-scale: setup
+	$(BIN)/python -m server.benchmarks.scale $(BENCH_ARGS)
 
 # One seed of everything, the most wanted first. Every run is done once: the same command goes on after any stop.
 # The last 16 cases of the pool validate; the data set's own test cases are not touched.

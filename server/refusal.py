@@ -17,6 +17,9 @@ INTERNAL = (
     "The server failed while it answered; its log names the place. The request changed nothing it reports."
 )
 _NOT_AN_OBJECT = {"json_invalid", "dict_type", "model_attributes_type"}
+_NO_OBJECT = "The body is not a JSON object; send one, as in {}."
+# The framework's sentence for JSON it fails on in another way than by its grammar, as when nested too deep.
+_UNREADABLE_BODY = "There was an error parsing the body"
 
 
 def refuse(status: int, sentence: str) -> NoReturn:
@@ -50,6 +53,8 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     if detail == HTTPStatus(error.status_code).phrase:
         # The framework's own answers are bare phrases.
         detail = _sentence_for(request, error.status_code)
+    elif detail == _UNREADABLE_BODY:
+        detail = _NO_OBJECT
     body = error_body(detail, getattr(error, "extra", None))
     return JSONResponse(body, error.status_code, headers=error.headers)
 
@@ -69,7 +74,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = problems[0] if problems else {"loc": (), "msg": "unknown", "type": ""}
     whole_body = first["loc"][:1] == ("body",) and first["type"] in _NOT_AN_OBJECT
     if whole_body and (len(first["loc"]) == 1 or first["type"] == "json_invalid"):
-        return JSONResponse({"detail": "The body is not a JSON object; send one, as in {}."}, 400)
+        return JSONResponse({"detail": _NO_OBJECT}, 400)
     return JSONResponse({"detail": "; ".join(_problem(problem) for problem in problems[:5]) + "."}, 422)
 
 

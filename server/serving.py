@@ -7,12 +7,17 @@ import logging
 import os
 import socket
 import sys
-from typing import NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
+from server import event_stream
 from server.log_setup import log_config
 from server.offline import load_app
 from server.settings import ServerSettings
 from server.stock_host import StartError, check_folders, check_not_in_use, configure
+
+if TYPE_CHECKING:
+    import uvicorn
 
 GRACE_SECONDS = 10
 
@@ -98,13 +103,37 @@ def open_warning(settings: ServerSettings) -> str:
     return OPEN_WARNING.format(where=f"{where}, port {settings.port}.", names=names)
 
 
+def _server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
+    """A server that says `ready` when it is, and ends event streams when it is asked to stop."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                sys.stderr.write(ready)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # It waits for open connections, and event streams would not end by themselves.
+            event_stream.end_all()
+            super().handle_exit(sig, frame)
+
+    return Server(config)
+
+
 def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict[str, object]) -> int:
     import uvicorn
 
     from server.app import create_app
 
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    sys.stderr.write(f"Starting on http://{shown}:{settings.port} (Ctrl-C stops it) ...\n")
+    address = f"http://{shown}:{settings.port}"
+    sys.stderr.write(f"Starting on {address} (Ctrl-C stops it) ...\n")
+
+    ready = (
+        f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be "
+        "asked of it. Training rounds are told of below.\n"
+    )
     config = uvicorn.Config(
         create_app(settings),
         log_config=logging_config,
@@ -114,7 +143,7 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     )
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
-    server = uvicorn.Server(config)
+    server = _server(config, ready)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
     if not server.started:

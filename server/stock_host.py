@@ -41,25 +41,17 @@ def app_folder() -> Path:
     )
 
 
-def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
-    """Return the studies folder and the workspace, which is made if needed.
+def check_folders(settings: ServerSettings) -> tuple[Path | str, Path]:
+    """Return the studies, a folder or a PACS's address, and the workspace, which is made if needed.
 
     Raises:
         StartError: a folder is missing or cannot be written.
     """
     if settings.studies is None:
         raise StartError("No scans were given; name their folder with --studies DIR.")
-    studies = settings.studies.expanduser().resolve()
-    if not studies.is_dir():
-        raise StartError(
-            f"The studies folder {studies} does not exist; give the folder that holds your scans."
-        )
-    if not os.access(studies, os.R_OK | os.X_OK):
-        raise StartError(f"The studies folder {studies} cannot be read; change its permissions.")
-    if not os.access(studies, os.W_OK):
-        raise StartError(
-            f"The studies folder {studies} cannot be written, but labels go there; change its permissions."
-        )
+    studies = settings.studies
+    if isinstance(studies, Path):
+        studies = _checked_folder(studies.expanduser().resolve())
     workspace = settings.workspace_folder()
     try:
         workspace.mkdir(parents=True, exist_ok=True)
@@ -71,6 +63,20 @@ def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
             f"The workspace {workspace} cannot be written ({error.strerror}); give one with --workspace DIR."
         ) from None
     return studies, workspace
+
+
+def _checked_folder(studies: Path) -> Path:
+    if not studies.is_dir():
+        raise StartError(
+            f"The studies folder {studies} does not exist; give the folder that holds your scans."
+        )
+    if not os.access(studies, os.R_OK | os.X_OK):
+        raise StartError(f"The studies folder {studies} cannot be read; change its permissions.")
+    if not os.access(studies, os.W_OK):
+        raise StartError(
+            f"The studies folder {studies} cannot be written, but labels go there; change its permissions."
+        )
+    return studies
 
 
 def check_not_in_use(workspace: Path) -> None:
@@ -97,7 +103,7 @@ def check_not_in_use(workspace: Path) -> None:
         ) from None
 
 
-def configure(settings: ServerSettings, studies: Path, workspace: Path) -> Path:
+def configure(settings: ServerSettings, studies: Path | str, workspace: Path) -> Path:
     """Set the host's own settings for this project and return the app's folder.
 
     The stock `start_server` does this from its command line; unlike it, nothing is made in the app's folder.
@@ -116,6 +122,8 @@ def configure(settings: ServerSettings, studies: Path, workspace: Path) -> Path:
     host.MONAI_LABEL_APP_DIR = str(app)
     host.MONAI_LABEL_STUDIES = str(studies)
     host.MONAI_LABEL_APP_CONF = settings.app_conf()
+    if isinstance(studies, str):  # the app's own default lies inside a folder of studies
+        host.MONAI_LABEL_APP_CONF["workspace"] = str(workspace)
     host.MONAI_LABEL_SERVER_PORT = settings.port
     # The stock scoring job after every request; our scores come from the app's own queue.
     host.MONAI_LABEL_AUTO_UPDATE_SCORING = False

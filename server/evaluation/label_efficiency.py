@@ -120,11 +120,11 @@ class Resampled:
     Arms with equally many seeds get the same draws of seeds; cases are drawn alike for all.
     """
 
-    def __init__(self, cases: int, seed: int = 0) -> None:
+    def __init__(self, cases: int, most_seeds: int, seed: int = 0) -> None:
         draws = np.random.default_rng(seed)
         drawn = draws.integers(0, cases, (RESAMPLES, cases))
         self._case_weights = np.stack([np.bincount(row, minlength=cases) for row in drawn]) / cases
-        self._draws = draws.random((RESAMPLES, 64))
+        self._draws = draws.random((RESAMPLES, most_seeds))
 
     def means(self, curve: Curve) -> NDArray[np.float64]:
         """`(RESAMPLES, labels)`."""
@@ -169,7 +169,7 @@ def efficiencies(curves: dict[str, Curve], reference: Curve | None) -> list[Effi
     everything = [*curves.values(), *([reference] if reference else [])]
     if len({curve.cases for curve in everything}) > 1:
         raise ValueError("The arms were measured on different test cases; evaluate all with the same.")
-    resampled = Resampled(len(everything[0].cases))
+    resampled = Resampled(len(everything[0].cases), max(len(curve.seeds) for curve in everything))
     shared = shared_labels(curves)
     return [_efficiency(curve, curves, reference, resampled, shared) for curve in curves.values()]
 

@@ -173,9 +173,10 @@ def reference_line(reference: Curve | None) -> str:
 
 
 def dice_table(judged: Sequence[Efficiency], rounds: Sequence[Row], machines: Machines) -> str:
-    """Dice at each number of labels."""
+    """Dice at each number of labels; the CPU seconds are those of all its rounds, mean over seeds."""
     counts = sorted({count for one in judged for count in one.curve.labels})
-    header = ["Dice at", *(str(count) for count in counts), "steps a round", "seeds", "commit", "on"]
+    header = ["Dice at", *(str(count) for count in counts),
+              "steps a round", "CPU s of training", "seeds", "commit", "on"]  # fmt: skip
     rows = []
     for one in judged:
         curve = one.curve
@@ -183,8 +184,9 @@ def dice_table(judged: Sequence[Efficiency], rounds: Sequence[Row], machines: Ma
         mine = [row for row in rounds if row["arm"] == curve.arm and row["seed"] in curve.seeds]
         steps, _, commit, machine = origin(mine, machines)
         seeds = ", ".join(str(seed) for seed in curve.seeds)
-        rows.append([arm_name(curve), *(number(at.get(count), 4) for count in counts), steps, seeds, commit,
-                     machine])  # fmt: skip
+        cost = sum(float(row["cpu_seconds"]) for row in mine) / len(curve.seeds)
+        rows.append([arm_name(curve), *(number(at.get(count), 4) for count in counts),
+                     steps, f"{cost:.0f}", seeds, commit, machine])  # fmt: skip
     return table(header, rows)
 
 

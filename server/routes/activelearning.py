@@ -48,9 +48,10 @@ def _next_sample(strategy: str, params: dict[str, Any]) -> dict[str, Any]:
     if not result or not result.get("id"):
         return {}
     info = dict(app.datastore().get_image_info(result["id"]))
+    before = info.get("strategy")  # a client may have written anything there
     stamps = {
-        **info.get("strategy", {}),
-        strategy: {"ts": int(time.time()), "client_id": params.get("client_id")},
+        **(before if isinstance(before, dict) else {}),
+        strategy: {"ts": int(time.time()), "client_id": app.reader(params)},
     }
     app.datastore().update_image_info(result["id"], {"strategy": stamps})
     # Like the stock reply, with the image's info merged in; our own keys win over an info of the same name.

@@ -12,11 +12,12 @@ from server.running_app import known_image, running_app
 
 router = APIRouter(prefix="/adjudications", tags=["Readers"])
 
+_UID = "8c7f2d0a4be94e6c8f1f0a5ad1c1f3b2"
 _CASE: dict[str, Any] = {
     "id": "case_07",
     "readings": [
         {
-            "label": "8c7f2d0a4be94e6c8f1f0a5ad1c1f3b2",
+            "label": _UID,
             "reader": "reader-1",
             "tool": "",
             "model_version": "v0001-3fa1c2",
@@ -26,7 +27,7 @@ _CASE: dict[str, Any] = {
     ],
     "pairs": [
         {
-            "first": "8c7f2d0a4be94e6c8f1f0a5ad1c1f3b2",
+            "first": _UID,
             "second": "51b0c9d0e7a0429b9b9d6f4a9d5b7a10",
             "dice": {"foreground": 0.61},
         }
@@ -42,7 +43,7 @@ _NOT_WAITING: dict[int | str, dict[str, Any]] = {
 class Settlement(Reader):
     """Which reading becomes the label, and who says so."""
 
-    label: str = Field(min_length=1, max_length=64, examples=[_CASE["readings"][0]["label"]])
+    label: str = Field(min_length=1, max_length=64, examples=[_UID])
     comment: str = Field("", max_length=1000, examples=["the tail belongs to it"])
 
 

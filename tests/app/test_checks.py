@@ -97,6 +97,14 @@ def test_another_grid_is_refused_with_the_one_expected(tmp_path: Path, image: Vo
     assert "12x10x8" in found.detail
 
 
+def test_the_grid_is_compared_before_voxels_are_read_that_may_fill_the_memory(
+    tmp_path: Path, image: Volume
+) -> None:
+    detail = refusal(cut(submitted(tmp_path, scan((12, 10, 9)))), image, ONE).detail
+    assert "12x10x9" in detail
+    assert "truncated" not in detail
+
+
 @pytest.mark.parametrize(("shift_mm", "accepted"), [(5e-4, True), (2e-3, False)])
 def test_corners_may_lie_a_thousandth_of_a_millimeter_apart(
     tmp_path: Path, image: Volume, shift_mm: float, accepted: bool

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.catalogue import look
+from lib.catalogue import case_source
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.maps import MapStore
@@ -152,7 +152,7 @@ def test_a_second_start_does_not_read_the_pool_again(
 ) -> None:
     put_bad_files(scans)
     first = FolderDatastore(scans, project, ONE)
-    monkeypatch.setattr(look, "read_image", lambda path, voxels: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr(case_source, "read_image", lambda path, voxels: pytest.fail(f"read {path} again"))
     second = FolderDatastore(scans, project, ONE)
     assert second.quarantined() == first.quarantined()
 

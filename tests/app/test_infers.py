@@ -58,6 +58,7 @@ def test_before_a_model_the_tasks_are_listed_and_answer_409(project_tasks: Proje
             task.run(request(scans))
         assert caught.value.status_code == 409
         assert caught.value.extra == {"labeled": 0, "labels_needed": 1}
+        assert "0 final labels are here, and 1 needed; submit more." in str(caught.value.detail)
     assert project_tasks.segmentation.info()["labels"] == {"foreground": 1}
     assert project_tasks.bands.info()["labels"] == {"low": 1, "medium": 2, "high": 3}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -239,23 +240,47 @@ def test_scoring_names_every_case_or_why_it_was_skipped(studies: Studies, worksp
     assert 0 <= events[1]["score"] <= 1
 
 
+def predict(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lib.worker", "predict", "--threads", "1", *arguments],
+        env={**os.environ, "PYTHONPATH": str(APP_FOLDER)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 def test_prediction_writes_a_label_and_a_map_for_every_readable_scan(
     studies: Studies, tmp_path: Path
 ) -> None:
     model, output = tmp_path / "model.pt", tmp_path / "out"
     save_checkpoint(model, tiny_checkpoint())
     (studies.folder / "case05.nii.gz").write_bytes(b"not an image")
-    done = subprocess.run(
-        [sys.executable, "-m", "lib.worker", "predict", "--model", str(model), "--input", str(studies.folder),
-         "--output", str(output), "--mc-samples", "2", "--threads", "1"],
-        env={**os.environ, "PYTHONPATH": str(APP_FOLDER)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    shutil.copy(studies.folder / "case00.nii.gz", studies.folder / "case04_uncertainty.nii.gz")
+    shutil.copy(studies.folder / "case00.nii.gz", studies.folder / "case03.nrrd")
+    where = ("--input", str(studies.folder), "--output", str(output))
+    done = predict("--model", str(model), *where, "--mc-samples", "2")
     assert done.returncode == 1
     assert "case05.nii.gz was left out" in done.stderr
+    assert "case04_uncertainty.nii.gz was left out: it is named like the uncertainty map" in done.stderr
+    assert "case03.nrrd was left out: its results would replace those of case03.nii.gz" in done.stderr
     assert len(list(output.iterdir())) == 10
     map_file = nibabel.load(output / "case04_uncertainty.nii.gz")
     assert map_file.shape == (EDGE, EDGE, EDGE)
     assert map_file.get_data_dtype() == np.float32
     digest = hashlib.sha256((output / "case04.nii.gz").read_bytes()).hexdigest()
     assert digest != hashlib.sha256((output / "case03.nii.gz").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"), [("--mc-samples", "0", "1 to 64"), ("--device", "gpu", "cpu")]
+)
+def test_prediction_refuses_options_with_a_sentence_and_writes_nothing(
+    studies: Studies, tmp_path: Path, option: str, value: str, allowed: str
+) -> None:
+    save_checkpoint(tmp_path / "model.pt", tiny_checkpoint())
+    where = ("--input", str(studies.folder), "--output", str(tmp_path / "out"))
+    done = predict("--model", str(tmp_path / "model.pt"), *where, option, value)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert value in done.stderr
+    assert allowed in done.stderr
+    assert not (tmp_path / "out").exists()

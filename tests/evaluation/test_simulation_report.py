@@ -93,7 +93,7 @@ def test_the_page_names_goals_seeds_steps_commit_and_machine(csv: Path, tmp_path
     text = (docs / "results.md").read_text()
     assert f"{BEGIN}\nexperiment\n{END}\n\nby hand" in text
     assert "Dice 0.9000; 95 % = 0.8550, 98 % = 0.8820, 99 % = 0.8910" in text
-    assert "| UG-MCL+, most uncertain | 0.8000 | 0.8700 | 0.9000 | 200 | 0, 1 | c0ffeec | A |" in text
+    assert "| UG-MCL+, most uncertain | 0.8000 | 0.8700 | 0.9000 | 200 | 122 | 0, 1 | c0ffeec | A |" in text
     assert "| Supervised, random order | > 8 (" in text
     assert "- A: a processor; torch 2.13.0" in text
     assert "Not finished" not in text

@@ -196,10 +196,10 @@ CPU = ("--conf", "device", "cpu", "--conf", "threads", "1")
 
 
 @contextlib.contextmanager
-def serving(project: Project, *options: str) -> Iterator[LiveServer]:
-    """`ugmcl-assist serve` on a project, with one CPU thread a round."""
+def serving(project: Project, *options: str, pacs: str = "") -> Iterator[LiveServer]:
+    """`ugmcl-assist serve` on a project, with one CPU thread a round; on the PACS at this address, if any."""
     port = free_port()
-    line = command("serve", "--studies", str(project.studies), "--port", str(port), *CPU, *options)
+    line = command("serve", "--studies", pacs or str(project.studies), "--port", str(port), *CPU, *options)
     with _running(project, port, line) as server:
         yield server
 

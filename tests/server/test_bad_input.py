@@ -13,6 +13,7 @@ import requests
 
 from tests.server.conftest import SHAPE, Server, phantom
 
+DEEP = '{"a": ' + "[" * 100_000
 CLIMBING = ["../../etc/passwd", "/etc/hostname", "..\\x", "._case", "a%00b", "x" * 300]
 
 
@@ -114,7 +115,7 @@ def test_unsafe_names_in_paths_are_400(unchanged: Server, path: str) -> None:
         refused(requests.request(method, unchanged.url + path.format(name), timeout=30), 400)
 
 
-@pytest.mark.parametrize("params", ["{bad", "[1]", '"text"', "NaN", '{"a": NaN}', "null"])
+@pytest.mark.parametrize("params", ["{bad", "[1]", '"text"', "NaN", '{"a": NaN}', "null", DEEP], ids=range(7))
 def test_params_that_are_no_json_object_are_400(unchanged: Server, params: str) -> None:
     refused(unchanged.post("/infer/ugmcl?image=case_03", data={"params": params}), 400)
     files = label_file(nifti(np.ones(SHAPE, np.uint8)))
@@ -126,6 +127,7 @@ def test_params_that_are_no_json_object_are_400(unchanged: Server, params: str) 
     [
         {"mc_samples": 0},
         {"mc_samples": "many"},
+        {"mc_samples": "9" * 5000},
         {"uncertainty": "perhaps"},
         {"result_extension": ".exe"},
         {"result_extension": "/../x.nii.gz"},
@@ -136,16 +138,61 @@ def test_unacceptable_parameters_are_422(unchanged: Server, params: dict[str, ob
     refused(unchanged.post("/infer/ugmcl?image=case_03", data={"params": json.dumps(params)}), 422)
 
 
+NOT_KEPT = [
+    r'{"comment": "\ud800"}',
+    r'{"comment": ["nul \u0000"]}',
+    '{"a": ' + "[" * 40 + "]" * 40 + "}",
+    '{"a": 1e400}',
+]
+
+
+@pytest.mark.parametrize("params", NOT_KEPT, ids=["surrogate", "NUL", "deep", "infinite"])
+def test_what_would_break_later_answers_is_not_kept(unchanged: Server, params: str) -> None:
+    files = label_file(nifti(np.ones(SHAPE, np.uint8)))
+    refused(unchanged.put("/datastore/label?image=case_03", files=files, data={"params": params}), 422)
+    refused(unchanged.put("/datastore/image/info?image=case_03", data={"info": params}), 422)
+    assert unchanged.get("/datastore/image/info?image=case_03").status_code == 200
+    assert unchanged.get("/datastore/?output=all").status_code == 200
+
+
+CLIENTS = {
+    "surrogate": r'"\ud800"',
+    "NUL": r'"a\u0000"',
+    "object": '{"a": 1}',
+    "number": "12",
+    "long": '"' + "x" * 5000 + '"',
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
+def test_any_client_id_gets_a_case_and_leaves_a_short_text(server: Server, client: str) -> None:
+    body = f'{{"client_id": {client}}}'
+    answer = server.post("/activelearning/random", data=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    stamped = answer.json()["strategy"]["random"]["client_id"]
+    assert stamped is None or (isinstance(stamped, str) and len(stamped) <= 200)
+
+
+def test_an_info_of_another_shape_does_not_keep_a_case_from_being_offered(empty_server: Server) -> None:
+    for case in empty_server.cases:
+        told = empty_server.put(f"/datastore/image/info?image={case}", data={"info": '{"strategy": "mine"}'})
+        assert told.status_code == 200
+    answer = empty_server.post("/activelearning/first", json={})
+    assert answer.status_code == 200, answer.text
+    assert list(answer.json()["strategy"]) == ["first"]
+
+
 @pytest.mark.parametrize("key", ["image", "model"])
 def test_params_cannot_name_another_image_or_model(unchanged: Server, key: str) -> None:
     form = {"params": json.dumps({key: "/etc/hostname"})}
     refused(unchanged.post("/infer/ugmcl?image=case_03", data=form), 400)
 
 
-@pytest.mark.parametrize("body", ["{bad", "[1, 2]"])
+@pytest.mark.parametrize("body", ["{bad", "[1, 2]", DEEP], ids=["broken", "list", "deep"])
 def test_bodies_that_are_no_json_object_are_400(unchanged: Server, body: str) -> None:
     for path in ("/train/ugmcl", "/activelearning/first"):
-        refused(unchanged.post(path, data=body, headers={"content-type": "application/json"}), 400)
+        answer = unchanged.post(path, data=body, headers={"content-type": "application/json"})
+        assert "JSON object" in refused(answer, 400)
 
 
 def wrong_grid() -> bytes:

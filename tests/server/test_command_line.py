@@ -80,5 +80,6 @@ def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(tmp_path: P
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
         said = running.log.read_text()
+    assert f"Ready. In 3D Slicer give {running.url}" in said
     assert "Stopped" in said
     assert "Traceback" not in said

@@ -392,3 +392,26 @@ def test_worklist_refuses_other_values_in_a_sentence(server: Server, query: str)
     answer = server.get(f"/cases?{query}")
     assert answer.status_code == 422
     assert answer.json()["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/infer/ugmcl?image=case_03&output=dicom_seg"),
+        ("GET", "/uncertainty/case_03?format=dicom"),
+        ("GET", "/uncertainty?series=1.2.3"),
+        ("POST", "/infer/ugmcl?series=1.2.3"),
+        ("PUT", "/datastore/label?image=case_03"),
+    ],
+)
+def test_dicom_is_for_cases_of_a_pacs(server: Server, method: str, path: str) -> None:
+    dicom = {"label": ("seg", bytes(128) + b"DICM")} if method == "PUT" else None
+    answer = requests.request(method, server.url + path, files=dicom, timeout=60)
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]
+
+
+def test_push_is_for_cases_of_a_pacs(server: Server) -> None:
+    answer = server.post("/infer/ugmcl?image=case_03", data={"params": '{"push": true}'})
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]

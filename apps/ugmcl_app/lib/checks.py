@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from itertools import permutations, product
@@ -21,6 +22,8 @@ TAGS = ("original", "final")
 """`original`: the model's proposal; `final`: the expert's label."""
 GRID_TOLERANCE_MM = 1e-3
 """Two grids are the same when no corner of the volume lies further apart than this."""
+MAX_NESTING = 16
+"""Levels of lists and objects in a client's params: more than any viewer sends, few enough for encoders."""
 MAX_ID_BYTES = 180
 """An id becomes a file name with an extension; file systems end at 255 bytes."""
 
@@ -53,6 +56,40 @@ def safe_tag(tag: Any) -> str:
     return str(text)
 
 
+def plain_params(params: Any) -> dict[str, Any]:
+    """A client's params as plain JSON that can be kept, and told again in every later answer.
+
+    Raises:
+        Refusal: 422 for anything but an object, and for one with NaN or infinite numbers, characters that
+            are no text (NUL, half of a surrogate pair), or more than `MAX_NESTING` levels.
+    """
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise Refusal(422, f"params is a {type(params).__name__}; a JSON object is needed, such as {{}}.")
+    reason = f"more than {MAX_NESTING} levels of lists and objects" if _is_deep(params, MAX_NESTING) else ""
+    text = ""
+    if not reason:
+        try:
+            text = json.dumps(params, default=str, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except UnicodeEncodeError:
+            reason = "half of a surrogate pair, which is no character"
+        except ValueError:
+            reason = "NaN or an infinite number"
+    if "\\u0000" in text.replace("\\\\", ""):
+        reason = "the character NUL"
+    if reason:
+        raise Refusal(422, f"params holds {reason}, which cannot be kept; send plain JSON values.")
+    plain: dict[str, Any] = json.loads(text)
+    return plain
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deep(item, levels - 1) for item in inner if isinstance(item, dict | list))
+
+
 def check_label(
     path: Path | str,
     image: Volume | Path | str,
@@ -80,12 +117,15 @@ def check_label(
         Refusal: 422, for each reason with its own sentence; for another grid also `expected_shape` and
             `expected_affine`.
     """
+    grid = _grid(image)
     try:
-        array, affine = read_label(path)
+        header = read_header(path)
+        # Before the voxels: a small compressed file may hold gigabytes of them.
+        way = _way_to(header.shape, header.affine, *grid)
+        array, _ = read_label(path)
     except UnusableImage as error:
         raise Refusal(422, f"The label cannot be used. {error}") from error
-    shape, image_affine = _grid(image)
-    array = reorder(array, affine, shape, image_affine)
+    array = _turned(array, *way)
     values = _whole_values(array)
     mapping = map_values([value for value in values if value != 0], labels, label_info)
     if not mapping and not (no_finding is True or allow_empty):
@@ -103,11 +143,35 @@ def reorder(
     shape: tuple[int, ...],
     image_affine: NDArray[np.float64],
 ) -> NDArray[Any]:
-    """The voxels of a label in the axis order and directions of its image.
+    """The voxels of a volume in the axis order and directions of an image.
 
     Args:
-        array: Label voxels `(X, Y, Z)` with `affine`, voxel index to RAS mm.
+        array: `(X, Y, Z)` with `affine`, voxel index to RAS mm.
         affine: See `array`.
+        shape: The image's shape.
+        image_affine: The image's affine.
+
+    Raises:
+        Refusal: 422 if no permutation and flip of the axes puts every corner within `GRID_TOLERANCE_MM`.
+    """
+    return _turned(array, *_way_to(array.shape, affine, shape, image_affine))
+
+
+def _turned(array: NDArray[Any], order: tuple[int, ...], flips: tuple[bool, ...]) -> NDArray[Any]:
+    return np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def _way_to(
+    given_shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    shape: tuple[int, ...],
+    image_affine: NDArray[np.float64],
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """How a label's axes become its image's: their order, and which of them are then turned around.
+
+    Args:
+        given_shape: The label's shape.
+        affine: The label's affine, voxel index to RAS mm.
         shape: The image's shape.
         image_affine: The image's affine.
 
@@ -116,13 +180,13 @@ def reorder(
     """
     nearest: tuple[float, tuple[int, ...], tuple[bool, ...]] | None = None
     for order, flips in product(permutations(range(3)), product((False, True), repeat=3)):
-        if tuple(array.shape[axis] for axis in order) == shape:
-            turned = affine @ _index_transform(array.shape, order, flips)
+        if tuple(given_shape[axis] for axis in order) == shape:
+            turned = affine @ _index_transform(given_shape, order, flips)
             distance = corner_distance_mm(turned, image_affine, shape)
             if nearest is None or distance < nearest[0]:
                 nearest = (distance, order, flips)
     if nearest is None or nearest[0] > GRID_TOLERANCE_MM:
-        given = f"shape {'x'.join(map(str, array.shape))} and affine {_shown_affine(affine)}"
+        given = f"shape {'x'.join(map(str, given_shape))} and affine {_shown_affine(affine)}"
         gap = "" if nearest is None else f" Its corners lie up to {nearest[0]:.3g} mm from the image's."
         raise Refusal(
             422,
@@ -132,8 +196,7 @@ def reorder(
             expected_shape=list(shape),
             expected_affine=image_affine.tolist(),
         )
-    _, order, flips = nearest
-    return np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return nearest[1], nearest[2]
 
 
 def corner_distance_mm(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]) -> float:

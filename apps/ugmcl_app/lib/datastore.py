@@ -1,16 +1,14 @@
-"""datastore: a folder of scans and labels behind MONAI Label's interface, where nothing is lost or half
-written.
+"""datastore: scans and labels behind MONAI Label's interface, where nothing is lost or half written.
 
-What is known of them is in the catalogue, a database; the scans and the labels in effect stay plain files in
-the folder. Differs from the stock `LocalDatastore`: every change is one transaction, several processes may
-work on one project, every version of a label is kept, no file watcher (one listing is compared, so network
-mounts work), names and labels are checked before they reach the disk, and unusable files are set aside with a
-reason instead of served.
+What is known of them is in the catalogue, a database; the scans stay where their source has them, a folder or
+a PACS, and the labels in effect are plain files. Differs from the stock `LocalDatastore`: every change is one
+transaction, several processes may work on one project, every version of a label is kept, no file watcher (one
+listing is compared, so network mounts work), names and labels are checked before they reach the disk, and
+unusable files are set aside with a reason instead of served.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,23 +18,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from ugmcl.agreement import AGREEMENT_DICE
 
 from .catalogue import adoption, cases, folder_files, labels, repair, stock_file
+from .catalogue.case_source import CaseSource
 from .catalogue.folder_sync import FolderSync
 from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
 from .catalogue.label_writer import LabelWriter
 from .catalogue.labels import FINAL
 from .catalogue.look import VOXELS, Looker
-from .checks import TAGS, check_label, safe_id, safe_tag
+from .checks import TAGS, check_label, plain_params, safe_id, safe_tag
 from .datastore_view import FolderView
 from .double_reading import DoubleReading
 from .drafts import draft_file
 from .errors import Refusal, UnusableImage
 from .maps import forget_map, remove_files
-from .pool import Signature
 from .volumes import EXTENSIONS, encode, read_header, read_volume
 from .workspace import Workspace, write_file_atomic, write_json_atomic
 
@@ -47,6 +46,8 @@ RESCAN_SHARE = 0.05
 """A folder so large that listing it takes long is listed less often: at most this share of the time."""
 START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
+START_CHECK_CASES = 10_000
+"""In a pool larger than this, that time would reach a few percent of the scans: a start does not spend it."""
 START_OPEN_S = 2.0
 """Seconds a start spends on opening files that are new to the catalogue."""
 BACKGROUND_CHECK_S = 0.3
@@ -55,7 +56,7 @@ _OWN_KEYS = ("sha256", "name", "ts", "path")
 
 
 class FolderDatastore(FolderView):
-    """Scans and labels of one folder, with everything that changes them.
+    """Scans of one source and their labels, with everything that changes them.
 
     Attributes:
         on_labels_changed: Called, without arguments, after any final label was saved, found or removed.
@@ -66,7 +67,7 @@ class FolderDatastore(FolderView):
 
     def __init__(
         self,
-        folder: Path | str,
+        scans: CaseSource | Path | str,
         workspace: Workspace,
         labels: Mapping[str, int],
         allow_empty: bool = False,
@@ -79,9 +80,9 @@ class FolderDatastore(FolderView):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._heard = 0  # the revision of the final labels that listeners know
-        super().__init__(folder, labels, workspace.database)
+        super().__init__(scans, labels, workspace.database)
         self._store = LabelStore(workspace.labels)
-        self._looker = Looker(self._folder, self.labels, allow_empty)
+        self._looker = Looker(self._source, self.labels, allow_empty)
         self._sync = FolderSync(self._database, self._looker, self._store)
         self._writer = LabelWriter(self._database, self._store, self._sync, self._looker)
         self.readings = DoubleReading(
@@ -103,7 +104,9 @@ class FolderDatastore(FolderView):
         said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
         self._sync.load(labels_too=alike)
         said += repair.finish_pending(self._database, self._store, self._writer)
-        self._look_around(START_OPEN_S, check_s)
+        with self._database.read() as session:
+            is_large = cases.count(session) > START_CHECK_CASES
+        self._look_around(START_OPEN_S, 0.0 if is_large else check_s)
         # Again, for cases that only the look has found: the database was new.
         said += repair.finish_pending(self._database, self._store, self._writer)
         said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
@@ -139,10 +142,41 @@ class FolderDatastore(FolderView):
         meaning = info.pop("label_info", None)
         may_be_empty = self.allow_empty or tag != FINAL  # a proposal may well find nothing
         array = check_label(label_filename, image, self.labels, meaning, no_finding, may_be_empty)
-        content = encode(array, read_header(image).affine, EXTENSIONS[0])
-        info["label_info"] = [{"name": name, "idx": value} for name, value in self.labels.items()]
         if meaning:
             info["submitted_label_info"] = meaning
+        self._keep_label(image_id, image, tag, array, info, adjudicates)
+        return image_id
+
+    def take_label(self, image_id: str, array: NDArray[Any], label_info: dict[str, Any] | None) -> str:
+        """Store a final label that was read and checked already.
+
+        Args:
+            image_id: A scan of this project.
+            array: `(X, Y, Z)` on the scan's grid, with the project's values.
+            label_info: As in `save_label`.
+
+        Raises:
+            Refusal: 404 for an unknown image, 503 or 422 if it cannot be fetched or used.
+        """
+        self._keep_label(image_id, self._require_usable(image_id), FINAL, array, self._params(label_info))
+        return image_id
+
+    def has_label(self, image_id: str, array: NDArray[Any]) -> bool:
+        """Whether the final label in effect is this very one; the scan must be on this disk."""
+        content = encode(array, read_header(self.image_file(image_id)).affine, EXTENSIONS[0])
+        return self.final_labels().get(image_id) == self._store.digest(content)
+
+    def _keep_label(
+        self,
+        image_id: str,
+        image: Path,
+        tag: str,
+        array: NDArray[Any],
+        info: dict[str, Any],
+        adjudicates: bool = False,
+    ) -> None:
+        content = encode(array, read_header(image).affine, EXTENSIONS[0])
+        info["label_info"] = [{"name": name, "idx": value} for name, value in self.labels.items()]
         if not array.any():
             info["no_finding"] = True
         now = time.time()
@@ -162,7 +196,6 @@ class FolderDatastore(FolderView):
             self._announce(tag)
         else:
             self.readings.decide(image_id)
-        return image_id
 
     def label_version(self, image_id: str, uid: str) -> Path:
         """The kept file of one version of a label, readings included.
@@ -211,6 +244,7 @@ class FolderDatastore(FolderView):
             name = os.path.basename(image_filename)
             ending = next((e for e in EXTENSIONS if name.lower().endswith(e)), "")
             image_id = name[: len(name) - len(ending)]
+        self._require_folder()
         image_id, info = safe_id(image_id), self._params(image_info)
         try:
             read_volume(image_filename)
@@ -226,6 +260,7 @@ class FolderDatastore(FolderView):
         return image_id
 
     def remove_image(self, image_id: str) -> None:
+        self._require_folder()
         image_id = safe_id(image_id)
         with self._database.read() as session:
             self._require(session, image_id)
@@ -264,12 +299,21 @@ class FolderDatastore(FolderView):
             rows = folder_files.of_cases(session, [image_id]) if found else {}
         if found is None:
             return False
-        row, signature = rows.get(found.file), Signature.of(self._folder / found.file)
-        if row is not None and row.signature == signature and row.depth == VOXELS:
+        row, signature = rows.get(found.file), self._source.signature(found.file)
+        known = row is not None and row.signature == signature and row.depth == VOXELS
+        if row is not None and known and (row.reason is not None or self._is_within_reach(found.file)):
             return row.reason is None
-        usable = self._sync.look(image_id).serving is not None
+        # A scan that was read once but cannot be fetched again is set aside until it can.
+        usable = self._sync.look(image_id, anew=known).serving is not None
         self._announce_news()
         return usable
+
+    def _is_within_reach(self, name: str) -> bool:
+        try:
+            self._source.fetch(name)
+        except Refusal:
+            return False
+        return True
 
     # --- following the folder
 
@@ -309,7 +353,7 @@ class FolderDatastore(FolderView):
             self._sync.follow(opening_s)
         except OSError as error:
             # A network mount that is gone for a moment must not look like a project without scans.
-            logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
+            logger.warning("The studies cannot be listed (%s); trying again.", error.strerror)
             return
         self._sync.read_through(voxels_s)
 
@@ -326,16 +370,22 @@ class FolderDatastore(FolderView):
                 self.readings.decide_all()
                 self._announce_news()
             except OSError as error:
-                logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
+                logger.warning("The studies cannot be listed (%s); trying again.", error.strerror)
             except Exception:
-                logger.exception("Following the studies folder failed; trying again.")
+                logger.exception("Following the studies failed; trying again.")
 
     def _require_usable(self, image_id: str) -> Path:
         with self._database.read() as session:
             self._require(session, image_id)
         self.is_usable(image_id)
-        with self._database.read() as session:
-            return self._folder / self._require(session, image_id).file
+        return self.image_file(image_id)
+
+    def _require_folder(self) -> None:
+        if not self._source.is_folder:
+            raise Refusal(
+                405,
+                "The images of this project are those of its PACS; send them there, or remove them there.",
+            )
 
     def _require_free(self, image_id: str, path: Path, content: Path) -> None:
         known = self.get_image_uri(image_id)
@@ -356,10 +406,7 @@ class FolderDatastore(FolderView):
                 (self._folder / (image_id + extension)).unlink(missing_ok=True)
 
     def _params(self, info: Any) -> dict[str, Any]:
-        if info is not None and not isinstance(info, dict):
-            raise Refusal(422, f"params is a {type(info).__name__}; a JSON object is needed, such as {{}}.")
-        kept = {str(key): value for key, value in (info or {}).items() if key not in _OWN_KEYS}
-        return json.loads(json.dumps(kept, default=str))  # type: ignore[no-any-return]
+        return {key: value for key, value in plain_params(info).items() if key not in _OWN_KEYS}
 
     @staticmethod
     def _final_revision(session: Session) -> int:

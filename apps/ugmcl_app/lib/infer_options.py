@@ -63,7 +63,8 @@ def _boolean(name: str, value: Any) -> bool:
 
 def _samples(value: Any) -> int:
     number = value
-    if isinstance(value, str) and value.strip().isdecimal():
+    # Of text with thousands of digits `int` makes an error.
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         number = int(value)
     whole = isinstance(number, int | float) and not isinstance(number, bool) and number == number // 1
     if not whole or not 1 <= number <= MAX_MC_SAMPLES:

@@ -191,10 +191,15 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
         live = self._model.get()
         if live is None:
             labeled, needed = int(self._labeled()), self._settings.min_labels
+            here = f"{labeled} final label{' is' if labeled == 1 else 's are'} here"
+            then = (
+                f"and {needed} needed; submit more"
+                if labeled < needed
+                else "which is enough; GET /rounds shows whether it waits, runs or failed"
+            )
             raise Refusal(
                 409,
-                f"There is no model yet: the first one is trained from {needed} final label(s), of which "
-                f"{labeled} are here. Submit labels, or wait for the round that runs.",
+                f"There is no model yet; the first round makes one. {here}, {then}.",
                 labeled=labeled,
                 labels_needed=needed,
             )

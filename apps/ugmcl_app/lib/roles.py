@@ -42,7 +42,7 @@ class RoleSplit:
         """The roles of several cases; new ones are decided in sorted order and stored before returning."""
         wanted = sorted(set(image_ids))
         with self._lock:
-            if not set(wanted) <= set(self._known):
+            if any(image_id not in self._known for image_id in wanted):
                 # Stored first: a role that was used and then forgotten could come back as the other one.
                 self._known = self._database.write(lambda session: _decide(session, wanted))
             return {image_id: self._known[image_id] for image_id in wanted}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
@@ -106,6 +109,7 @@ class Round:
     def begin(self) -> None:
         """Mark the round as running from now."""
         self.status, self.started_at, self.reason = RUNNING, now_iso(), ""
+        logger.info("Round %s runs, on %d label(s).", self.id, self.labeled)
 
     def end(self, status: str, reason: str) -> None:
         """Mark the round as ended now, unless it has ended already (a cancelled round stays cancelled)."""
@@ -115,6 +119,13 @@ class Round:
         if self.started_at is not None:
             begun = datetime.fromisoformat(self.started_at)
             self.duration_s = round((datetime.fromisoformat(self.finished_at) - begun).total_seconds(), 3)
+        # Not the reason: it may name cases, and a case may be named after a patient.
+        logger.info("Round %s is %s%s; GET /rounds says more.", self.id, status, self._outcome())
+
+    def _outcome(self) -> str:
+        if self.model_version is None:
+            return ""
+        return f": model {self.model_version} {'is live' if self.promoted else 'is kept, not published'}"
 
     def public(self) -> dict[str, Any]:
         """The round as `GET /rounds` shows it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .model_folders import StagedVersion
+from .precedence import lock_file
 from .publication import decide
 from .registry import ModelRegistry
 from .roles import RoleSplit
@@ -113,6 +114,7 @@ class RoundRunner:
                 "labels": list(self._settings.labels),
                 "device": self._settings.device,
                 "threads": self._settings.threads,
+                "inference_lock": str(lock_file(self._workspace.root)),
                 "cases": result["validation"],
             }
             outcome = self._make_worker(job, lambda event: None).run()

@@ -27,6 +27,8 @@ from .scoring import PoolScoring
 from .settings import AppSettings
 from .workspace import Workspace
 
+FOLLOWED_KEYS = ("id", "status", "progress", "reason", "model_version", "promoted")
+
 
 class RoundQueue:
     """At most one running and one waiting round, fed by saved labels and by requests. Thread-safe, in several
@@ -197,6 +199,13 @@ class RoundQueue:
     def show(self, round_id: str) -> dict[str, Any]:
         """A round as `GET /rounds/{id}` shows it; Refusal 404 if it is unknown."""
         return self._shown(self.find(round_id))
+
+    def follow(self, round_id: str) -> dict[str, Any]:
+        """What changes of a round while it waits and runs, and whether it has `ended`; Refusal 404 if it is
+        unknown."""
+        entry = self.find(round_id)
+        shown = entry.public()
+        return {key: shown[key] for key in FOLLOWED_KEYS} | {"ended": entry.status in ENDED}
 
     def rounds(self) -> builtins.list[Round]:
         """All rounds, oldest first."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from .drafts import DraftStore
 from .heartbeat import Heartbeat
 from .pool import scan_version
+from .precedence import lock_file
 from .registry import ModelRegistry
 from .round_job import LabelSource
 from .score_jobs import ScoreJobs
@@ -44,7 +45,8 @@ class PoolScoring:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
         self._jobs = ScoreJobs(workspace.database)
-        self._job_file = Path(workspace.training) / f"score-{self._jobs.owner[-12:]}.json"
+        self._inference_lock = lock_file(workspace.root)
+        self._job_file = Path(workspace.training) / "score.json"
         self._progress = {"scored": 0, "cases": 0}
         self._changed = threading.Condition()
         self._paused = 0
@@ -75,7 +77,6 @@ class PoolScoring:
             self._end_worker()
         self._thread.join(timeout=30)
         self._thread = None
-        self._job_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
         """Leave the processor to a training round, from now until `resume`."""
@@ -172,6 +173,7 @@ class PoolScoring:
             "drafts": str(self._fresh_drafts),
             "device": self._settings.device,
             "threads": self._settings.threads,
+            "inference_lock": str(self._inference_lock),
             "mc_samples": 8,
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,

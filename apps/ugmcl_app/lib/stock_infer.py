@@ -54,7 +54,7 @@ def install() -> None:
 def _allowed(params: str | None) -> str:
     try:
         given = json.loads(params or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refusal(400, 'params is not JSON; send an object, such as {"mc_samples": 8}.') from None
     if not isinstance(given, dict):
         raise Refusal(400, f"params is a JSON {type(given).__name__}; send an object, such as {{}}.")

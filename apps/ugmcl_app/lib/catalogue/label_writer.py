@@ -160,7 +160,7 @@ class LabelWriter:
         for name in others:
             (self._looker.folder / name).unlink(missing_ok=True)
         folder_files.drop(session, others)
-        image = Signature.of(self._looker.folder / case.file)
+        image = self._looker.source.signature(case.file)
         no_finding = bool(record.info.get("no_finding"))
         context = self._looker.context_of(image, record.tag, no_finding)
         signature = Signature.of(path) or Signature(-1, 0)
