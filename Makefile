@@ -7,6 +7,7 @@ STUDIES ?=
 HIPPOCAMPUS_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+KILLS ?= 200
 SIMULATE_ARGS ?=
 
 VENV := .venv
@@ -19,7 +20,7 @@ HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif
+.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif test-faults
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
@@ -31,6 +32,7 @@ help:
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
 	@echo "make test-viewers  journeys with real viewers; installs what they need, see docs/viewers.md"
 	@echo "make test-docker   the Dockerfile's steps in a clean Debian, started; as root, with debootstrap"
+	@echo "make test-faults   kill and break a running project, count what is lost (an hour; KILLS=20: 10 minutes)"
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
@@ -78,6 +80,10 @@ test: setup
 # The same journeys with their full budget; they skip, with the reason, where the scans are absent.
 test-real: setup
 	UGMCL_FULL_BUDGET=1 $(BIN)/python -m pytest tests/journeys -m real
+
+# SIGKILL at random instants, full disk, damaged files, a jumping clock, two servers. Report: build/test-faults.json.
+test-faults: setup
+	PYTHONPATH=apps/ugmcl_app $(BIN)/python -m tests.faults --kills $(KILLS)
 
 test-min: setup
 	$(BIN)/python -m pytest tests/ugmcl tests/test_architecture.py -m 'not slow'
