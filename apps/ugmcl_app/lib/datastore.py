@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 RESCAN_PERIOD_S = 2.0
 RESCAN_SHARE = 0.05
 """A folder so large that listing it takes long is listed less often: at most this share of the time."""
+RESCAN_LONGEST_S = 30.0
+"""But not less often than this, also where a busy machine makes listing slow: somebody waits for the scan."""
 START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
 START_CHECK_CASES = 10_000
@@ -276,7 +278,8 @@ class FolderDatastore(ImageStore):
             begun = time.monotonic()
             try:
                 self._sync.follow(BACKGROUND_CHECK_S)
-                pause_s = max(period_s, (time.monotonic() - begun) * (1 / RESCAN_SHARE - 1))
+                pause_s = (time.monotonic() - begun) * (1 / RESCAN_SHARE - 1)
+                pause_s = max(period_s, min(pause_s, RESCAN_LONGEST_S))
                 self._sync.read_through(BACKGROUND_CHECK_S)
                 archived.advance(BACKGROUND_CHECK_S)
                 self.readings.decide_all()

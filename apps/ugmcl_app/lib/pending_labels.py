@@ -9,16 +9,33 @@ from .round_job import LabelSource
 
 
 def unreadable_labels(
-    datastore: LabelSource, labels: Mapping[str, str], learned: Mapping[str, str]
+    datastore: LabelSource, labels: Mapping[str, str], learned: Mapping[str, str], min_labels: int
 ) -> set[str]:
     """Of the labels that differ from the learned ones, those whose file cannot be opened now.
+
+    Looks at no more files than `deserve_round` must know of: it is asked after each label, and a hundred may
+    wait while a round runs.
 
     Args:
         datastore: Asked for the files.
         labels: Image id -> SHA-256 of its final label.
         learned: The same, as the last completed round read them.
+        min_labels: As of `deserve_round`.
     """
-    return {i for i in labels if learned.get(i) != labels[i] and not _opens(datastore, i)}
+    wanted = max(1, min_labels)
+    changed = [image_id for image_id in labels if learned.get(image_id) != labels[image_id]]
+    readable = len(learned.keys() - labels.keys())  # a label that is gone needs no file
+    if readable + len(changed) < wanted:
+        return set()
+    unreadable: set[str] = set()
+    for image_id in changed:
+        if readable >= wanted:
+            break
+        if _opens(datastore, image_id):
+            readable += 1
+        else:
+            unreadable.add(image_id)
+    return unreadable
 
 
 def deserve_round(

@@ -188,7 +188,9 @@ class RoundService:
     def _take(self, change: int) -> Round | None:
         """Start the waiting round with the present labels, unless anything changed since `change`."""
         labels = self._datastore.final_labels()
-        unreadable = unreadable_labels(self._datastore, labels, self._store.learned())
+        unreadable = unreadable_labels(
+            self._datastore, labels, self._store.learned(), self._settings.min_labels
+        )
         with self._changed:
             if self._stopping:
                 return None

@@ -108,7 +108,9 @@ class RoundQueue:
         """The final labels may have changed: give new cases their role and see to it that a round follows."""
         labels = self._datastore.final_labels()
         self.roles.assign_all(labels)
-        unreadable = unreadable_labels(self._datastore, labels, self._store.learned())
+        unreadable = unreadable_labels(
+            self._datastore, labels, self._store.learned(), self._settings.min_labels
+        )
         self._store.postpone(labels, unreadable, self._settings.min_labels)
         self.service.wake()
 
