@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from server.log_setup import log_config
 from server.offline import load_app
@@ -98,10 +99,33 @@ def open_warning(settings: ServerSettings) -> str:
     return OPEN_WARNING.format(where=f"{where}, port {settings.port}.", names=names)
 
 
+def ready_lines(address: str, counts: Mapping[str, Any]) -> str:
+    """What a person who has just started the server needs to know.
+
+    Args:
+        address: Where it answers.
+        counts: The datastore's `status()`.
+    """
+    total, aside = counts["total"], len(counts.get("quarantined", ()))
+    lines = f"Ready: {total} scan{'' if total == 1 else 's'}, {counts['completed']} of them labeled"
+    lines += f"; set aside: {aside}, {address}/info/ says why.\n" if aside else ".\n"
+    if not total:
+        lines += (
+            "No scan was found. Put .nii.gz, .nii or .nrrd files straight into the studies folder, not into "
+            "folders inside it; they are found while the server runs.\n"
+        )
+    return lines + (
+        f"In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be asked of "
+        "it. Training rounds are told of below.\n"
+    )
+
+
 def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict[str, object]) -> int:
     import uvicorn
+    from starlette.concurrency import run_in_threadpool
 
     from server.app import create_app
+    from server.running_app import running_app
 
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{settings.port}"
@@ -111,10 +135,8 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                sys.stderr.write(
-                    f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows "
-                    "what can be asked of it. Training rounds are told of below.\n"
-                )
+                counts = await run_in_threadpool(lambda: running_app().datastore().status())
+                sys.stderr.write(ready_lines(address, counts))
 
     config = uvicorn.Config(
         create_app(settings),
