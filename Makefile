@@ -7,28 +7,39 @@ STUDIES ?=
 HIPPOCAMPUS_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+KILLS ?= 200
+SIMULATE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 SAMPLE := build/sample
 LEFT_ATRIUM := build/packs/left_atrium.npz
+HIPPOCAMPUS := build/packs/hippocampus.npz
+HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min lint types check hippocampus score-ranking bench gpu-left-atrium clean
+.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif test-faults
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
 	@echo "make test          the tests: a few minutes on two cores, no GPU needed"
 	@echo "make demo          watch labels become a better model, on the sample cohort"
+	@echo "make ohif          fetch the OHIF viewer (npm), served at /ohif/ for studies from a PACS"
 	@echo "make setup         build .venv (the others call it)"
 	@echo "make check         lint and types"
 	@echo "make test-real     journeys with the full budget on the real scans, where they are present"
+	@echo "make test-viewers  journeys with real viewers; installs what they need, see docs/viewers.md"
+	@echo "make test-docker   the Dockerfile's steps in a clean Debian, started; as root, with debootstrap"
+	@echo "make test-faults   kill and break a running project, count what is lost (an hour; KILLS=20: 10 minutes)"
 	@echo "make test-min      floor 1 alone: needs only torch, monai and numpy"
 	@echo "make hippocampus   UG-MCL beside supervised training on real scans (up to 90 minutes)"
 	@echo "make score-ranking which score of a scan ranks true errors best, on the runs of make hippocampus"
+	@echo "make simulate      how many labels each strategy needs, on real scans (hours; goes on after any stop)"
 	@echo "make bench         speed and memory beside the published layout"
+	@echo "make bench-load    50 readers at once against a started server, for 5 minutes"
+	@echo "make bench-scale   start, next case, label, worklist at 100 to 100,000 cases, beside MONAI Label's datastore"
 	@echo "make gpu-left-atrium  the left atrium at the paper's setting on a CUDA GPU, see docs/gpu.md"
 	@echo "make clean         remove build/ and caches (not .venv)"
 
@@ -56,6 +67,10 @@ else
 	$(BIN)/ugmcl-assist serve --studies '$(STUDIES)' --port $(PORT)$(if $(LABELS), --labels '$(LABELS)')
 endif
 
+# Optional: without it /ohif/ is the stock page of MONAI Label. `make clean` keeps it.
+ohif: setup
+	$(BIN)/python buildtools/fetch_ohif.py .ohif
+
 demo: setup
 	$(BIN)/ugmcl-assist demo
 
@@ -66,8 +81,22 @@ test: setup
 test-real: setup
 	UGMCL_FULL_BUDGET=1 $(BIN)/python -m pytest tests/journeys -m real
 
+# SIGKILL at random instants, full disk, damaged files, a jumping clock, two servers. Report: build/test-faults.json.
+test-faults: setup
+	PYTHONPATH=apps/ugmcl_app $(BIN)/python -m tests.faults --kills $(KILLS)
+
 test-min: setup
 	$(BIN)/python -m pytest tests/ugmcl tests/test_architecture.py -m 'not slow'
+
+# Each viewer's set-up says what it could not install; its journeys then skip, with the reason.
+test-viewers: setup
+	@mkdir -p build && rm -f build/test-viewers.json
+	-PYTHON=$(PYTHON) tests/viewers/set_up_slicer.sh
+	-PYTHON=$(BIN)/python tests/viewers/set_up_ohif.sh
+	$(BIN)/python -m pytest -m viewer
+
+test-docker: setup
+	$(BIN)/python -m pytest tests/docker
 
 lint: setup
 	$(BIN)/ruff check .
@@ -85,8 +114,28 @@ hippocampus: setup
 score-ranking: setup
 	$(BIN)/python -m server.experiments score-ranking
 
+# Labels revealed round by round; the foreground as one class. Two processes take a seed each, the third call does
+# what is left and says whether all is done. The CSV files keep what earlier calls and other machines measured.
+SIMULATE = $(BIN)/ugmcl-assist simulate run --pack $(HIPPOCAMPUS) --work build/simulate --threads 1 \
+	--steps 200 --first-steps 400 $(SIMULATE_ARGS)
+
+simulate: setup
+	@test -f $(HIPPOCAMPUS) -o -d '$(HIPPOCAMPUS_DATA)' || { echo "There are no scans in $(HIPPOCAMPUS_DATA). Name their folder: make simulate HIPPOCAMPUS_DATA=/path" >&2; exit 1; }
+	@mkdir -p build/packs
+	test -f $(HIPPOCAMPUS) || $(BIN)/ugmcl-assist experiment pack --data '$(HIPPOCAMPUS_DATA)' --out $(HIPPOCAMPUS) --merge --classes foreground
+	-$(SIMULATE) & beside=$$!; $(SIMULATE); wait $$beside
+	$(SIMULATE)
+	$(BIN)/ugmcl-assist simulate evaluate --work build/simulate --out docs/active_learning
+	$(BIN)/ugmcl-assist simulate report --csv docs/active_learning
+
 bench: setup
 	$(BIN)/python -m ugmcl.bench $(BENCH_ARGS)
+
+bench-load: setup
+	$(BIN)/python -m server.benchmarks.load $(BENCH_ARGS)
+
+bench-scale: setup
+	$(BIN)/python -m server.benchmarks.scale $(BENCH_ARGS)
 
 # One seed of everything, the most wanted first. Every run is done once: the same command goes on after any stop.
 # The last 16 cases of the pool validate; the data set's own test cases are not touched.

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -23,8 +23,10 @@ from fastapi.staticfiles import StaticFiles
 
 from server import refusal
 from server.body_limit import BodyLimit
+from server.dicomweb_proxy import DicomWebProxy
 from server.origin_guard import OriginGuard
 from server.request_log import RequestLog
+from server.review.pages import STATIC as REVIEW_STATIC
 from server.settings import ServerSettings
 
 TITLE = "UG-MCL assist"
@@ -45,12 +47,28 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await app.state.dicomweb.close()
         await run_in_threadpool(_stop, instance)
 
 
 def _stop(instance: Any) -> None:
     stop = getattr(instance, "stop", None) or instance.rounds.stop
     stop()
+
+
+def _pacs_connection() -> Mapping[str, Any] | None:
+    """How to reach the PACS behind the running app; None where its images do not come from one."""
+    from server.running_app import running_app
+
+    options = getattr(running_app(), "pacs_client_options", None)
+    return None if options is None else cast("Mapping[str, Any] | None", options())
+
+
+def _pacs_stored() -> None:
+    """A viewer has stored something in the PACS: what is known of it is asked for again."""
+    from server.running_app import running_app
+
+    running_app().pacs_changed()
 
 
 def create_app(settings: ServerSettings | None = None) -> FastAPI:
@@ -64,8 +82,9 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         redoc_url="/docs",
         lifespan=lifespan,
     )
+    app.state.dicomweb = DicomWebProxy(_pacs_connection, _pacs_stored)
     refusal.install(app)
-    _include_routes(app)
+    _include_routes(app, settings)
     _include_pages(app)
     # Added last is outermost: the log sees every request, the guards come before any route or body.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
@@ -82,19 +101,25 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
     return app
 
 
-def _include_routes(app: FastAPI) -> None:
+def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
     from server.routes import (
         activelearning,
+        adjudications,
+        cases,
         datastore,
+        dicomweb,
         health,
         infer,
         leases,
         models,
+        readers,
+        review,
         rounds,
         session,
         train,
         uncertainty,
     )
+    from server.routes.ohif import ohif_router
     from server.stock_routes import stock_routers
 
     for module in (
@@ -104,12 +129,21 @@ def _include_routes(app: FastAPI) -> None:
         infer,
         uncertainty,
         activelearning,
+        cases,
         leases,
+        readers,
+        adjudications,
         train,
         datastore,
         session,
+        review,
+        dicomweb,
     ):
         app.include_router(module.router)
+    app.include_router(review.page_router)
+    viewer = settings.ohif_folder()
+    if viewer is not None:  # before the stock page, which has the same address
+        app.include_router(ohif_router(viewer))
     for router in stock_routers():
         app.include_router(router)
 
@@ -119,6 +153,7 @@ def _include_pages(app: FastAPI) -> None:
 
     static = Path(os.path.dirname(monailabel.__file__)) / "endpoints" / "static"
     app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/review/static", StaticFiles(directory=REVIEW_STATIC), name="review-static")
 
     @app.get("/", include_in_schema=False)
     def documentation() -> HTMLResponse:

@@ -28,9 +28,10 @@ then connect 3D Slicer (extension "MONAILabel") to http://127.0.0.1:8000.
 `ugmcl-assist COMMAND --help` explains each command."""
 
 SERVE = """\
-Serve a folder of scans (.nii.gz, .nii, .nrrd) to 3D Slicer, OHIF or the stock MONAI Label client. Labels are
-stored beside the scans; models, rounds and maps in <studies>/.ugmcl. Every submitted label starts a training
-round in the background. Stop with Ctrl-C; the next start goes on where this one ended."""
+Serve a folder of scans (.nii.gz, .nii, .nrrd), or the MR and CT series of a PACS (its DICOMweb address), to
+3D Slicer, OHIF or the stock MONAI Label client. Labels are stored beside the scans, or in the PACS; models,
+rounds and maps in <studies>/.ugmcl, or for a PACS in ~/.local/share/ugmcl-assist. Every submitted label
+starts a training round in the background. Stop with Ctrl-C; the next start goes on where this one ended."""
 
 TRAIN = """\
 Run one training round on a folder with labels in labels/final, without a server, and print how it went. A
@@ -66,11 +67,16 @@ def parser() -> argparse.ArgumentParser:
         command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
     )
     _experiment_options(command("experiment", "compare methods on packed scans", "Compare methods."))
+    _simulate_options(
+        command("simulate", "how many labels a strategy needs", "Reveal labels round by round.")
+    )
     return top
 
 
 def _project_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--studies", metavar="DIR", help="folder of scans (required, or UGMCL_STUDIES)")
+    options.add_argument(
+        "--studies", metavar="DIR", help="folder of scans, or a PACS's address (required, or UGMCL_STUDIES)"
+    )
     options.add_argument(
         "--labels",
         metavar="NAMES",
@@ -105,6 +111,9 @@ def _serve_options(options: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="further name of this server in requests; can be repeated",
+    )
+    options.add_argument(
+        "--ohif", metavar="DIR", help="folder of the OHIF viewer (default: what make ohif fetched)"
     )
     options.add_argument("--max-body-mib", metavar="MIB", help="largest upload (default: 1024)")
 
@@ -157,6 +166,14 @@ def _experiment_options(options: argparse.ArgumentParser) -> None:
         experiment_command.add_arguments(options)
 
 
+def _simulate_options(options: argparse.ArgumentParser) -> None:
+    if _asked("simulate"):
+        from server import simulation_command
+
+        options.description = simulation_command.ABOUT
+        simulation_command.add_arguments(options)
+
+
 _ARGUMENTS: Sequence[str] = ()
 
 
@@ -194,6 +211,10 @@ def _run(options: argparse.Namespace) -> int:
         from server import experiment_command
 
         return experiment_command.main(options)
+    if options.command == "simulate":
+        from server import simulation_command
+
+        return simulation_command.main(options)
     if options.command == "predict":
         from server.offline import predict_folder
 
@@ -228,6 +249,7 @@ def settings_from(options: argparse.Namespace) -> ServerSettings:
         "host": getattr(options, "host", None),
         "cors_origins": getattr(options, "allow_origin", None),
         "allowed_hosts": getattr(options, "allow_host", None),
+        "ohif": getattr(options, "ohif", None),
         "max_body_mib": getattr(options, "max_body_mib", None),
         "conf": dict(getattr(options, "conf", None) or {}) or None,
     }

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from server.demo_screen import RoundResult
+from server.slice_view import PREDICTION, REFERENCE, PatientAxes, cut, pixel_mm
 
-# Okabe and Ito's palette: told apart with any kind of color vision, and in gray.
-REFERENCE, PREDICTION, CURVE, AUROC = "#56B4E9", "#E69F00", "#0072B2", "#D55E00"
+CURVE, AUROC = "#0072B2", "#D55E00"
+AXIAL = 2
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,13 @@ def _draw_case(figure: Any, plain: Any, overlay: Any, case: ShownCase) -> None:
 
 def most_uncertain_slice(case: ShownCase) -> Slice:
     """The axial slice with the most uncertainty among those the atrium fills well, in radiological view."""
+    axes = PatientAxes(case.affine)
     image, reference, prediction, uncertainty = (
-        _axial(array, case.affine)
-        for array in (case.image, case.reference, case.prediction, case.uncertainty)
+        axes.turned(array) for array in (case.image, case.reference, case.prediction, case.uncertainty)
     )
     area = (reference > 0).sum((0, 1))
     weight = np.where(area >= 0.5 * area.max(), uncertainty.sum((0, 1)), -1.0)
     index = int(np.argmax(weight))
-    spacing = nib.as_closest_canonical(nib.Nifti1Image(case.reference, case.affine)).header.get_zooms()
-    picked = [array[::-1, ::-1, index].T for array in (image, reference, prediction, uncertainty)]
-    return Slice(picked[0], picked[1], picked[2], picked[3], float(spacing[1]) / float(spacing[0]))
-
-
-def _axial(array: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
-    """The array with its axes turned to right, anterior, superior, as near as they come."""
-    return np.asarray(nib.as_closest_canonical(nib.Nifti1Image(array, affine)).dataobj)
+    picked = [cut(array, AXIAL, index) for array in (image, reference, prediction, uncertainty)]
+    height, width = pixel_mm(axes.spacing_mm, AXIAL)
+    return Slice(picked[0], picked[1], picked[2], picked[3], height / width)

@@ -32,6 +32,25 @@ def known_image(app: Any, image: str) -> str:
     return image
 
 
+def named_image(app: Any, image: str, series: str = "", study: str = "") -> str:
+    """Return the id of an image that is named by id or, where the images are a PACS's, by DICOM UIDs.
+
+    Raises:
+        HTTPException: 400 for an unsafe name, or two that differ; 404 for an unknown one; 409 for a study
+            with several series; 422 for UIDs where images are files.
+    """
+    if not series and not study:
+        return known_image(app, image)
+    if app.pacs is None:
+        refuse(422, "Images are named by series or study only where they come from a PACS; give image=ID.")
+    for given in filter(None, (series, study)):
+        safe_name(given, "UID")
+    found = str(app.pacs.case_named(series, study))
+    if image and image != found:
+        refuse(400, f"The image {shown(image)} is not that of the series or study; give one of them.")
+    return known_image(app, found)
+
+
 def known_model(app: Any, model: str) -> str:
     """Return the name of an inference task; 400 or 404 otherwise."""
     return known(model, "model", app._infers)

@@ -7,13 +7,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from server import event_stream
 from server.log_setup import log_config
 from server.offline import load_app
-from server.settings import ServerSettings
+from server.settings import ServerSettings, is_web_address
 from server.stock_host import StartError, check_folders, check_not_in_use, configure
+
+if TYPE_CHECKING:
+    import uvicorn
 
 GRACE_SECONDS = 10
 
@@ -99,17 +104,18 @@ def open_warning(settings: ServerSettings) -> str:
     return OPEN_WARNING.format(where=f"{where}, port {settings.port}.", names=names)
 
 
-def ready_lines(address: str, counts: Mapping[str, Any]) -> str:
+def ready_lines(address: str, counts: Mapping[str, Any], in_pacs: bool = False) -> str:
     """What a person who has just started the server needs to know.
 
     Args:
         address: Where it answers.
         counts: The datastore's `status()`.
+        in_pacs: Whether the studies are a PACS rather than a folder.
     """
     total, aside = counts["total"], len(counts.get("quarantined", ()))
     lines = f"Ready: {total} scan{'' if total == 1 else 's'}, {counts['completed']} of them labeled"
     lines += f"; set aside: {aside}, {address}/info/ says why.\n" if aside else ".\n"
-    if not total:
+    if not total and not in_pacs:
         lines += (
             "No scan was found. Put .nii.gz, .nii or .nrrd files straight into the studies folder, not into "
             "folders inside it; they are found while the server runs.\n"
@@ -120,9 +126,27 @@ def ready_lines(address: str, counts: Mapping[str, Any]) -> str:
     )
 
 
-def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict[str, object]) -> int:
+def _server(config: uvicorn.Config, ready: Callable[[], str]) -> uvicorn.Server:
+    """A server that says `ready()` when it is, and ends event streams when it is asked to stop."""
     import uvicorn
     from starlette.concurrency import run_in_threadpool
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                sys.stderr.write(await run_in_threadpool(ready))
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # It waits for open connections, and event streams would not end by themselves.
+            event_stream.end_all()
+            super().handle_exit(sig, frame)
+
+    return Server(config)
+
+
+def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict[str, object]) -> int:
+    import uvicorn
 
     from server.app import create_app
     from server.running_app import running_app
@@ -130,14 +154,6 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{settings.port}"
     sys.stderr.write(f"Starting on {address} (Ctrl-C stops it) ...\n")
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                counts = await run_in_threadpool(lambda: running_app().datastore().status())
-                sys.stderr.write(ready_lines(address, counts))
-
     config = uvicorn.Config(
         create_app(settings),
         log_config=logging_config,
@@ -147,7 +163,8 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     )
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
-    server = Server(config)
+    in_pacs = is_web_address(settings.studies)
+    server = _server(config, lambda: ready_lines(address, running_app().datastore().status(), in_pacs))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
     if not server.started:

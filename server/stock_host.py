@@ -41,25 +41,17 @@ def app_folder() -> Path:
     )
 
 
-def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
-    """Return the studies folder and the workspace, which is made if needed.
+def check_folders(settings: ServerSettings) -> tuple[Path | str, Path]:
+    """Return the studies, a folder or a PACS's address, and the workspace, which is made if needed.
 
     Raises:
         StartError: a folder is missing or cannot be written.
     """
     if settings.studies is None:
         raise StartError("No scans were given; name their folder with --studies DIR.")
-    studies = settings.studies.expanduser().resolve()
-    if not studies.is_dir():
-        raise StartError(
-            f"The studies folder {studies} does not exist; give the folder that holds your scans."
-        )
-    if not os.access(studies, os.R_OK | os.X_OK):
-        raise StartError(f"The studies folder {studies} cannot be read; change its permissions.")
-    if not os.access(studies, os.W_OK):
-        raise StartError(
-            f"The studies folder {studies} cannot be written, but labels go there; change its permissions."
-        )
+    studies = settings.studies
+    if isinstance(studies, Path):
+        studies = _checked_folder(studies.expanduser().resolve())
     workspace = settings.workspace_folder()
     try:
         workspace.mkdir(parents=True, exist_ok=True)
@@ -73,11 +65,27 @@ def check_folders(settings: ServerSettings) -> tuple[Path, Path]:
     return studies, workspace
 
 
+def _checked_folder(studies: Path) -> Path:
+    if not studies.is_dir():
+        raise StartError(
+            f"The studies folder {studies} does not exist; give the folder that holds your scans."
+        )
+    if not os.access(studies, os.R_OK | os.X_OK):
+        raise StartError(f"The studies folder {studies} cannot be read; change its permissions.")
+    if not os.access(studies, os.W_OK):
+        raise StartError(
+            f"The studies folder {studies} cannot be written, but labels go there; change its permissions."
+        )
+    return studies
+
+
 def check_not_in_use(workspace: Path) -> None:
-    """Refuse a project that another process has open; its queue holds a lock on `rounds.lock` all the while.
+    """Refuse a project that a server of an earlier version has open: it holds a lock on `rounds.lock`.
+
+    Processes of this version share a project. An earlier one keeps rounds and models in files of its own.
 
     Raises:
-        StartError: a server or a `train` command has this workspace open.
+        StartError: a server or a `train` command of an earlier version has this workspace open.
     """
     import fcntl
 
@@ -90,12 +98,12 @@ def check_not_in_use(workspace: Path) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise StartError(
-            f"Another process is working on the project in {workspace}. Stop it first (Ctrl-C in its "
-            "terminal), or use the running server: POST /train/ugmcl starts a round there."
+            f"An earlier version of this program is working on the project in {workspace}. Stop it first "
+            "(Ctrl-C in its terminal); this version then goes on with its rounds and models."
         ) from None
 
 
-def configure(settings: ServerSettings, studies: Path, workspace: Path) -> Path:
+def configure(settings: ServerSettings, studies: Path | str, workspace: Path) -> Path:
     """Set the host's own settings for this project and return the app's folder.
 
     The stock `start_server` does this from its command line; unlike it, nothing is made in the app's folder.
@@ -114,6 +122,8 @@ def configure(settings: ServerSettings, studies: Path, workspace: Path) -> Path:
     host.MONAI_LABEL_APP_DIR = str(app)
     host.MONAI_LABEL_STUDIES = str(studies)
     host.MONAI_LABEL_APP_CONF = settings.app_conf()
+    if isinstance(studies, str):  # the app's own default lies inside a folder of studies
+        host.MONAI_LABEL_APP_CONF["workspace"] = str(workspace)
     host.MONAI_LABEL_SERVER_PORT = settings.port
     # The stock scoring job after every request; our scores come from the app's own queue.
     host.MONAI_LABEL_AUTO_UPDATE_SCORING = False

@@ -25,7 +25,6 @@ from server.running_app import known_model, running_app
 
 # A version is made by a round and never changes: uploads and deletions would break its record.
 _MODEL_FILES = "Model files are made by rounds; choose one with POST /models/{version}/publish."
-_NO_DICOM_WEB = "This server keeps its images in a folder; there is no DICOMweb server behind it to ask."
 _NO_GPU = "No NVIDIA driver was found on this machine, so there is nothing to show."
 
 
@@ -122,11 +121,6 @@ _replaced = APIRouter()
 @_replaced.delete("/model/{name}", tags=["Model"], include_in_schema=False)
 def no_model_files(name: str) -> None:
     refuse(405, _MODEL_FILES)
-
-
-@_replaced.api_route("/proxy/dicom/{path:path}", methods=["GET", "POST"], include_in_schema=False)
-def no_proxy(path: str) -> None:
-    refuse(404, _NO_DICOM_WEB)
 
 
 @_replaced.get("/logs/", tags=["Others"], summary="The end of the server's log")

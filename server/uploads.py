@@ -16,20 +16,33 @@ from fastapi import UploadFile
 from server.names import upload_suffix
 from server.refusal import refuse
 
+DICOM = ".dcm"
+"""Suffix of an upload that is a DICOM object."""
+
 
 @contextlib.contextmanager
-def upload_on_disk(upload: UploadFile) -> Iterator[Path]:
+def upload_on_disk(upload: UploadFile, dicom: bool = False) -> Iterator[Path]:
     """Give the upload as a file with its own suffix in a folder only this user can read; gone afterwards.
+
+    Args:
+        upload: What was sent.
+        dicom: Whether a DICOM object will do as well; its suffix is `.dcm` whatever its name.
 
     Raises:
         HTTPException: 400 or 422 for a name `server.names.upload_suffix` refuses.
     """
-    suffix = upload_suffix(upload.filename)
+    suffix = DICOM if dicom and _is_dicom(upload) else upload_suffix(upload.filename)
     with tempfile.TemporaryDirectory(prefix="ugmcl-upload-") as folder:
         path = Path(folder) / f"upload{suffix}"
         with path.open("wb") as file:
             shutil.copyfileobj(upload.file, file, length=1 << 20)
         yield path
+
+
+def _is_dicom(upload: UploadFile) -> bool:
+    start = upload.file.read(132)
+    upload.file.seek(0)
+    return start[128:] == b"DICM"
 
 
 def json_object(text: str | None, what: str = "params") -> dict[str, Any]:

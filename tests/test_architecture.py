@@ -20,7 +20,7 @@ DICOM = {APP / "lib" / "dicom", APP / "lib" / "pacs"}
 FLOOR_1_PACKAGES = {"torch", "monai", "numpy", "ugmcl"}
 ABSENT_ON_FLOOR_1 = ["monailabel", "SimpleITK", "nibabel", "ignite", "fastapi", "nrrd", "scipy", "h5py"]
 OURS = {"ugmcl", "lib", "server", "sample_data", "main", "pydicom_alias"}
-DISTRIBUTION_OF = {"nrrd": "pynrrd", "SimpleITK": "simpleitk"}
+DISTRIBUTION_OF = {"nrrd": "pynrrd", "SimpleITK": "simpleitk", "PIL": "pillow"}
 EMPTY_WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler"}
 LINES_ASKED, LINES_ALLOWED = 250, 400
 

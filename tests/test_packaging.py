@@ -58,6 +58,14 @@ def test_wheel_carries_the_packages_and_the_start_up_line(checkout: Path, tmp_pa
     assert not top & {"lib", "main.py", "tests", "apps", "buildtools"}
 
 
+def test_wheel_carries_the_templates_and_the_style_of_the_review_page(checkout: Path, tmp_path: Path) -> None:
+    with build(checkout, "build_wheel", tmp_path / "wheel") as wheel:
+        carried = {name for name in wheel.namelist() if name.startswith("server/review/")}
+    folder = ROOT / "server" / "review"
+    needed = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in needed if "__pycache__" not in name} <= carried
+
+
 def test_editable_wheel_carries_the_start_up_line_and_its_module(checkout: Path, tmp_path: Path) -> None:
     with build(checkout, "build_editable", tmp_path / "editable") as wheel:
         assert wheel.read(PTH) == b"import pydicom_alias\n"

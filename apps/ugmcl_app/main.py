@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.app import MONAILabelApp
 
@@ -17,18 +17,27 @@ import lib.stock_infer
 import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
-from lib.errors import Refusal
-from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
+from lib.drafts import DraftStore
+from lib.errors import Refusal, UnusableImage
+from lib.infers import InferResult, PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
+from lib.precedence import inference, lock_file
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
+from lib.review import Review
+from lib.review_history import ReviewHistory
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.settings import AppSettings
 from lib.strategies import DEFAULT_STRATEGY, make_strategies
 from lib.trainers import UGMCLTrain
-from lib.workspace import Workspace
+from lib.webhooks import SECRET, Webhooks
+from lib.worklist import Worklist
+from lib.workspace import Workspace, is_web_address
+
+if TYPE_CHECKING:
+    from lib.pacs.project import PacsProject
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +53,10 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         workspace: Where this project's state lives.
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
+        worklist: The cases page by page.
+        drafts: What a model last said of each case, for looking at.
+        review, history: What the review page shows of a case, and of the project so far.
+        pacs: What connects the project to its PACS; None where the studies are a folder.
         labels_map: `{name: value}` of the project's classes.
     """
 
@@ -58,6 +71,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.workspace.bind(studies, self.settings.labels, in_use=bool(self.registry.list()))
         self.scores = ScoreBoard(self.workspace)
         self.maps = MapStore(self.workspace)
+        self.drafts = DraftStore(self.workspace)
         self.model = PublishedModel(self.registry, self.settings)
         self._initialized = False
         super().__init__(
@@ -76,21 +90,33 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
     # --------------------------------------------------------------
 
     def init_datastore(self) -> FolderDatastore:
-        """The studies folder."""
+        """The studies: a folder, or a PACS."""
+        self.pacs = self._open_pacs() if is_web_address(self.studies) else None
         datastore = FolderDatastore(
-            self.studies,
+            self.pacs.source if self.pacs else self.studies,
             self.workspace,
             self.labels_map,
             allow_empty=self.settings.allow_empty_labels,
+            agreement_dice=self.settings.agreement_dice,
         )
+        if self.pacs is not None:
+            self.pacs.attach(datastore)
         self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
+        self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
+        self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
+        self.review = Review(datastore, self.workspace.database, self.drafts)
+        self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
         return datastore
 
     def init_infers(self) -> dict[str, Any]:
         """`ugmcl` and `ugmcl_uncertainty`."""
         segmentation = UGMCLInfer(
-            self.model, self.maps, self.settings, lambda: len(self.datastore().final_labels())
+            self.model,
+            self.maps,
+            self.settings,
+            lambda: len(self.datastore().final_labels()),
+            self.drafts,
         )
         return {"ugmcl": segmentation, "ugmcl_uncertainty": UncertaintyBandsInfer(segmentation, self.maps)}
 
@@ -109,6 +135,10 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         """Start what runs beside the requests; called by the server, not in the host's subprocesses."""
         super().on_init_complete()
         self.datastore().start()
+        if self.pacs is not None:
+            self.pacs.start()
+        if self.webhooks is not None:
+            self.webhooks.start()
         self.rounds.start()
         if self.model.precision is None:
             probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
@@ -121,13 +151,16 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self._initialized = False
         self.rounds.stop()
         self.datastore().stop()
+        for part in (self.webhooks, self.pacs):
+            if part is not None:
+                part.stop()
         self.workspace.database.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether requests can be taken, and why not; needs no model."""
         if not self._initialized:
             return False, "The app is still starting."
-        if not os.access(self.studies, os.R_OK | os.X_OK):
+        if self.pacs is None and not os.access(self.studies, os.R_OK | os.X_OK):
             return False, "The studies folder cannot be read; check the disk or network mount."
         return True, "ready"
 
@@ -139,7 +172,9 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             "model_version": self.registry.published(),
             "precision": precision.to_dict() if precision else None,
             "default_strategy": DEFAULT_STRATEGY,
-            "repairs": self.datastore().repairs,
+            "repairs": [*self.datastore().repairs, *self.registry.repairs, *self.rounds.repairs],
+            "pacs": self.pacs.state() if self.pacs else None,
+            "webhooks": self.webhooks.state() if self.webhooks else None,
         }
 
     # --- requests
@@ -163,10 +198,14 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             )
         image_id, path = self._image(request.get("image"))
         save = request.get("save_label", False) in (True, "true")
+        push = self._wants_push(request, image_id, task)
         if save and (image_id is None or safe_tag(request.get("label_tag", "original")) != "original"):
             raise Refusal(422, "Only results for images of the project can be saved, and only as 'original'.")
-        result = task.run({**request, "image": str(path), "image_id": image_id})
+        with inference(lock_file(self.workspace.root)):
+            result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
+        if push is not None and image_id is not None:
+            result.params.update(self._push(push, image_id, path, result))
         if save and task is self._infers["ugmcl"]:
             params = {"model": request["model"], "params": result.params}
             label = self.datastore().save_label(image_id, label, "original", params)
@@ -219,11 +258,62 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         Raises:
             Refusal: 404 for an unknown image or version, 409 before a first model, 422 for an unusable image.
         """
-        path = Path(self.datastore().get_image_info(image_id)["path"])
-        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        path = self.datastore().image_file(image_id)
+        with inference(lock_file(self.workspace.root)):
+            kept = self._infers["ugmcl"].keep_map(image_id, path, version)
         if suffix == ".nrrd":
             return self.maps.as_nrrd(image_id), kept.model_version
         return kept.path, kept.model_version
+
+    def draft(self, image_id: str) -> None:
+        """Let the live model look at a case anew, for the review page.
+
+        Raises:
+            Refusal: 404 for an unknown image, 409 before a first model, 422 for an unusable image.
+        """
+        path = self.datastore().image_file(image_id)
+        with inference(lock_file(self.workspace.root)):
+            result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
+        result.label_file.unlink(missing_ok=True)
+
+    def pacs_client_options(self) -> dict[str, Any] | None:
+        """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
+        return self.pacs.source.web.connection.client_options() if self.pacs else None
+
+    def pacs_changed(self) -> None:
+        """Something was stored in the PACS by way of this server: it is looked at now."""
+        if self.pacs is not None:
+            self.pacs.source.expire()
+
+    def of_pacs(self, image_id: Any) -> PacsProject:
+        """The PACS that a case comes from; Refusal 422 for a case from a file, or an uploaded one."""
+        if self.pacs is None or not isinstance(image_id, str) or not self.datastore().has_image(image_id):
+            raise Refusal(
+                422,
+                "DICOM output needs a case from a PACS, and this image comes from a file. Ask for NIfTI or "
+                "NRRD, or start the server with --studies http://PACS/dicom-web.",
+            )
+        return self.pacs
+
+    def dicom_segmentation(self, image_id: str, file: Path, params: dict[str, Any]) -> bytes:
+        """A result of `infer` as DICOM SEG: the label `file` with its `params`; raises as `of_pacs`."""
+        results = self.of_pacs(image_id).results
+        return results.segmentation(image_id, file, params["label_names"], params["model_version"])
+
+    def dicom_map(self, image_id: str) -> tuple[bytes, str]:
+        """The uncertainty map of a case as Parametric Map, and its model version; raises as
+        `uncertainty_map` and `of_pacs`."""
+        results = self.of_pacs(image_id).results
+        path, version = self.uncertainty_map(image_id)
+        try:
+            return results.uncertainty(image_id, path, version), version
+        except UnusableImage:  # another inference of the case has just replaced the file
+            path, version = self.uncertainty_map(image_id)
+            return results.uncertainty(image_id, path, version), version
+
+    def save_dicom_label(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
+        """Take a DICOM SEG for a case's final label; raises as `of_pacs`, and 422 for what is no label."""
+        return self.of_pacs(image_id).save_label(image_id, file, info, self.settings.allow_empty_labels)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""
@@ -233,13 +323,31 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
 
     def _image(self, image: Any) -> tuple[str | None, Path]:
         """The id and path of a request's image; no id for an upload or a session's image."""
-        known = self.datastore().get_image_uri(image) if isinstance(image, str) else ""
-        if known:
-            return image, Path(known)
+        if isinstance(image, str) and self.datastore().has_image(image):
+            return image, self.datastore().image_file(image)
         if isinstance(image, str) and self._is_uploaded(Path(image)):
             return None, Path(image)
         self.datastore().get_image_info(str(image))  # says 404, and why
         raise Refusal(404, "There is no such image in this project.")
+
+    def _wants_push(self, request: dict[str, Any], image_id: str | None, task: Any) -> PacsProject | None:
+        """The PACS to store a result in, if the request or the settings say so."""
+        if request.get("push", False) in (True, "true"):
+            if task is not self._infers["ugmcl"]:
+                raise Refusal(422, "Results of the model 'ugmcl' are stored in the PACS, map included.")
+            return self.of_pacs(image_id)
+        wanted = self.pacs is not None and self.pacs.push and task is self._infers["ugmcl"]
+        return self.pacs if wanted and image_id is not None else None
+
+    def _push(self, pacs: PacsProject, image_id: str, path: Path, result: InferResult) -> dict[str, Any]:
+        """Have a result stored; a series that nothing can refer to in DICOM takes nothing from the answer."""
+        version = result.params["model_version"]
+        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
+        try:
+            pushed = pacs.store(image_id, result.label_file, self.labels_map, kept.path, version)
+        except Refusal as refusal:
+            return {"pushed": None, "not_pushed": str(refusal.detail)}
+        return {"pushed": pushed}
 
     def _is_uploaded(self, path: Path) -> bool:
         """Whether a path is a file that a server received: in the temporary folder or the sessions'
@@ -249,12 +357,25 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         roots = [tempfile.gettempdir(), *([self._sessions.store_path] if self._sessions else [])]
         return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
 
+    def _open_pacs(self) -> PacsProject:
+        try:
+            from lib.pacs.project import PacsProject
+        except ImportError as error:
+            raise ValueError(
+                f"A PACS needs the package {error.name}: pip install 'ugmcl-assist[dicom]'."
+            ) from error
+        return PacsProject(self.studies, self.workspace, self.settings)
+
+    def _open_webhooks(self, datastore: FolderDatastore) -> Webhooks | None:
+        if not self.settings.webhook:
+            return None
+        secret = os.environ.get(SECRET, "")
+        return Webhooks(self.settings.webhook, secret, self.workspace, datastore, self.registry)
+
     def _measure_precision(self) -> None:
         self.model.precision = probe_precision(self.settings, self.datastore())
 
     @staticmethod
     def _require_folder(studies: str) -> None:
-        if str(studies).startswith(("http://", "https://")):
-            raise ValueError(f"The studies {studies} are a web address; this app serves a folder of scans.")
-        if not Path(studies).expanduser().is_dir():
+        if not is_web_address(studies) and not Path(studies).expanduser().is_dir():
             raise ValueError(f"There is no studies folder {studies}; create it and put the scans into it.")

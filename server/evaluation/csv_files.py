@@ -31,11 +31,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "scores": (*IDENTITY, "set", "case", "score", "value", "dice"),
 }  # fmt: skip
 """File name without .csv, and its columns."""
+SIMULATION_COLUMNS: dict[str, tuple[str, ...]] = {
+    "simulation_rounds": (
+        "data_set", "arm", "seed", "labels", "strategy", "method", "planned", "steps", "seconds",
+        "cpu_seconds", "added", "precision", "device", "commit", "versions", "settings",
+    ),
+    "simulation_cases": ("data_set", "arm", "seed", "labels", "case", "dice"),
+}  # fmt: skip
+"""The same of `simulate evaluate`: a row a round, and a row a round and test case."""
+LAYOUTS = {**COLUMNS, **SIMULATION_COLUMNS}
 WHOLE = {"labels", "seed", "unlabeled", "steps", "test_cases", "ranking_cases", "largest_component", "voxels",
          "errors", "failed"}  # fmt: skip
 TEXT = {"run", "data_set", "method", "model", "evaluated_on", "precision", "device", "commit", "versions",
         "fingerprint", "digest", "role", "case", "class", "set", "measure", "scaling", "region",
-        "score"}  # fmt: skip
+        "score", "arm", "strategy", "planned", "added", "settings"}  # fmt: skip
 """All other columns are numbers; an empty field is a number that does not exist."""
 
 
@@ -44,7 +53,7 @@ def write_rows(folder: Path, name: str, rows: Iterable[Row]) -> None:
 
     Args:
         folder: Is made where it is missing.
-        name: A key of `COLUMNS`.
+        name: A key of `LAYOUTS`.
         rows: Numbers are kept with six significant digits.
     """
     with (
@@ -52,8 +61,8 @@ def write_rows(folder: Path, name: str, rows: Iterable[Row]) -> None:
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS[name])
-        writer.writerows([_written(row.get(column)) for column in COLUMNS[name]] for row in rows)
+        writer.writerow(LAYOUTS[name])
+        writer.writerows([_written(row.get(column)) for column in LAYOUTS[name]] for row in rows)
 
 
 def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
@@ -61,7 +70,7 @@ def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
 
     Args:
         folder: Written by `evaluate`.
-        name: A key of `COLUMNS`.
+        name: A key of `LAYOUTS`.
         optional: Whether no file means no rows.
 
     Raises:
@@ -70,11 +79,12 @@ def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
     path = folder / f"{name}.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return _parsed(path, COLUMNS[name], list(csv.reader(file)))
+            return _parsed(path, LAYOUTS[name], list(csv.reader(file)))
     except FileNotFoundError:
         if optional:
             return []
-        raise ValueError(f"{path} is not there; run `experiment evaluate` with --out {folder}.") from None
+        command = "simulate" if name in SIMULATION_COLUMNS else "experiment"
+        raise ValueError(f"{path} is not there; run `{command} evaluate` with --out {folder}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file ({error}).") from error
 

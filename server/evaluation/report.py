@@ -183,26 +183,35 @@ def _shown(path: Path, text: str, pictures: list[Path]) -> str:
     return f"![{text}]({(PICTURES / path.name).as_posix()})"
 
 
-def split_at_markers(text: str, page: Path) -> tuple[str, str] | None:
+def split_at_markers(
+    text: str, page: Path, markers: tuple[str, str] = (BEGIN, END)
+) -> tuple[str, str] | None:
     """What stands before and after the generated part; `None` where there is none yet.
 
     Raises:
         ValueError: If the two markers are not there exactly once, in order.
     """
-    counts = text.count(BEGIN), text.count(END)
+    begin, end = markers
+    counts = text.count(begin), text.count(end)
     if counts == (0, 0):
         return None
-    if counts != (1, 1) or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{page} must hold {BEGIN} and then {END}, each once; mend them or remove both.")
-    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+    if counts != (1, 1) or text.index(begin) > text.index(end):
+        raise ValueError(f"{page} must hold {begin} and then {end}, each once; mend them or remove both.")
+    return text[: text.index(begin)], text[text.index(end) + len(end) :]
 
 
-def with_generated(text: str, generated: str, page: Path) -> str:
-    """The page with its generated part replaced, or added at its end."""
-    block = f"{BEGIN}\n\n{generated}\n\n{END}"
-    around = split_at_markers(text, page)
+def with_generated(
+    text: str,
+    generated: str,
+    page: Path,
+    markers: tuple[str, str] = (BEGIN, END),
+    heading: str = "Experiments",
+) -> str:
+    """The page with its generated part replaced, or added at its end under a heading."""
+    block = f"{markers[0]}\n\n{generated}\n\n{markers[1]}"
+    around = split_at_markers(text, page, markers)
     if around is None:
-        return f"{text.rstrip()}\n\n## Experiments\n\n{block}\n"
+        return f"{text.rstrip()}\n\n## {heading}\n\n{block}\n"
     return f"{around[0]}{block}{around[1]}"
 
 

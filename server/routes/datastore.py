@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse, Response
 from server.multipart import file_reply
 from server.names import safe_name, safe_tag, shown, upload_basename, upload_suffix
 from server.refusal import refuse
-from server.running_app import known_image, running_app
-from server.uploads import json_object, remove_files, upload_on_disk
+from server.running_app import known_image, named_image, running_app
+from server.uploads import DICOM, json_object, remove_files, upload_on_disk
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
@@ -119,17 +119,26 @@ def update_image_info(image: ImageId, info: JsonForm = "{}") -> Any:
     "/label", summary="Submit a label: checked, stored, and taken into the next round", responses=_SAVE
 )
 def save_label(
-    image: ImageId,
-    label: Annotated[UploadFile, File()],
+    label: Annotated[UploadFile, File(description="NIfTI, NRRD, or for a case of a PACS a DICOM SEG")],
+    image: ImageId = "",
+    series: Annotated[str, Query(description="SeriesInstanceUID, instead of `image`")] = "",
+    study: Annotated[str, Query(description="StudyInstanceUID, if it has one series here")] = "",
     params: Annotated[str, Form(examples=[_LABEL_PARAMS])] = "{}",
     tag: Tag = "final",
 ) -> dict[str, Any]:
     app = running_app()
-    known_image(app, image)
+    if not (image or series or study):
+        refuse(422, "No image was given: name the label's as ?image=ID, or ?series=UID for a case of a PACS.")
+    image = named_image(app, image, series, study)
     tag = safe_tag(tag or "final")
     info = json_object(params)
-    with upload_on_disk(label) as path:
-        label_id = app.datastore().save_label(image, str(path), tag, info)
+    with upload_on_disk(label, dicom=True) as path:
+        if path.suffix == DICOM:
+            if tag != "final":
+                refuse(422, "A DICOM SEG is taken as a final label only; leave out the tag.")
+            label_id = app.save_dicom_label(image, path, info)
+        else:
+            label_id = app.datastore().save_label(image, str(path), tag, info)
     reply: dict[str, Any] = app.on_save_label(image, label_id) or {}
     return {**reply, "image": image, "label": label_id}
 
@@ -147,10 +156,24 @@ def check_label(image: ImageId, tag: Tag) -> Response:
     return Response()
 
 
-@router.get("/label", summary="Download a label", response_class=FileResponse, responses=_BINARY)
-def download_label(label: ImageId, tag: Tag) -> FileResponse:
-    path = _label_file(label, tag)
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+@router.get(
+    "/label",
+    summary="Download a label, or one of its versions",
+    response_class=FileResponse,
+    responses=_BINARY,
+)
+def download_label(
+    label: ImageId,
+    tag: Tag = "final",
+    version: Annotated[str | None, Query(description="`uid` of a version in the history")] = None,
+) -> FileResponse:
+    if version is None:
+        path = _label_file(label, tag)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    app = running_app()
+    path = Path(app.datastore().label_version(known_image(app, label), version))
+    name = label + path.name.removeprefix("label")
+    return FileResponse(path, media_type="application/octet-stream", filename=name)
 
 
 @router.get("/label/info", summary="What is known about a label")
@@ -191,7 +214,7 @@ def download_dataset(limit_cases: int | None = None) -> FileResponse:
 
 def _image_file(image: str) -> Path:
     app = running_app()
-    path = Path(app.datastore().get_image_uri(known_image(app, image)))
+    path = Path(app.datastore().image_file(known_image(app, image)))
     if not path.is_file():
         refuse(404, f"The file of the image {shown(image)} is gone from the studies folder.")
     return path

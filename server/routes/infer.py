@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from starlette.responses import JSONResponse, Response
@@ -12,12 +13,13 @@ from starlette.responses import JSONResponse, Response
 from server.multipart import file_reply, multipart_reply
 from server.names import safe_name, safe_tag, shown
 from server.refusal import refuse
-from server.running_app import heavy, known_image, known_model, running_app
+from server.running_app import heavy, known_model, named_image, running_app
 from server.uploads import json_object, remove_files, upload_on_disk
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
 
-OUTPUTS = ("all", "image", "json")
+DICOM_SEG = "dicom_seg"
+OUTPUTS = ("all", "image", "json", DICOM_SEG)
 # Decided by the query, the upload or the server; `params` must not smuggle in another image or a path.
 _OWN_KEYS = ("model", "image", "file", "session", "session_id", "label", "description", "network", "path")
 
@@ -51,6 +53,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             },
             "application/json": {"example": _PARAMS},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/dicom": {"schema": {"type": "string", "format": "binary"}},
         },
     },
     404: {"description": "Unknown model or image"},
@@ -64,6 +67,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 async def infer(
     model: str,
     image: Annotated[str, Query(examples=["case_07"])] = "",
+    series: Annotated[str, Query(description="SeriesInstanceUID, instead of `image`")] = "",
+    study: Annotated[str, Query(description="StudyInstanceUID, if it has one series here")] = "",
     session_id: str = "",
     params: Annotated[str, Form(examples=['{"uncertainty": true, "mc_samples": 8}'])] = "{}",
     file: Annotated[UploadFile | None, File()] = None,
@@ -72,10 +77,21 @@ async def infer(
 ) -> Response:
     if output is not None and output not in OUTPUTS:
         refuse(422, f"The output {shown(output)} is not made here; allowed: {', '.join(OUTPUTS)}.")
-    return await heavy(lambda: _infer(model, image, session_id, params, file, label, output))
+
+    def work() -> Response:
+        app = running_app()
+        known_model(app, model)
+        of_pool = file is None and not session_id and bool(image or series or study)
+        named = named_image(app, image, series, study) if of_pool else image
+        if output == DICOM_SEG:
+            app.of_pacs(named if of_pool else None)  # before the work
+        return _infer(app, model, named, session_id, params, file, label, output)
+
+    return await heavy(work)
 
 
 def _infer(
+    app: Any,
     model: str,
     image: str,
     session_id: str,
@@ -84,8 +100,6 @@ def _infer(
     label: UploadFile | None,
     output: str | None,
 ) -> Response:
-    app = running_app()
-    known_model(app, model)
     request = _checked_params(json_object(params), model, image)
     with contextlib.ExitStack() as uploads:
         if file is not None:
@@ -93,7 +107,7 @@ def _infer(
         elif session_id:
             request["image"] = _session_image(app, session_id)
         elif image:
-            request["image"] = known_image(app, image)
+            request["image"] = image
         else:
             refuse(
                 422,
@@ -102,7 +116,7 @@ def _infer(
         if label is not None:
             request["label"] = str(uploads.enter_context(upload_on_disk(label)))
         result = app.infer({**request, "model": model})
-    return _reply(app, result or {}, output)
+    return _reply(app, image, result or {}, output)
 
 
 def _checked_params(params: dict[str, Any], model: str, image: str) -> dict[str, Any]:
@@ -128,7 +142,7 @@ def _session_image(app: Any, session_id: str) -> str:
     return str(session.image)
 
 
-def _reply(app: Any, result: dict[str, Any], output: str | None) -> Response:
+def _reply(app: Any, image: str, result: dict[str, Any], output: str | None) -> Response:
     params = result.get("params") or {}
     label, map_file, is_temporary = _files(app, result)
 
@@ -138,6 +152,16 @@ def _reply(app: Any, result: dict[str, Any], output: str | None) -> Response:
     if label is None or output == "json":
         tidy()
         return JSONResponse(params)
+    if output == DICOM_SEG:
+        try:
+            content = app.dicom_segmentation(image, label, params)
+        finally:
+            tidy()
+        headers = {
+            "X-Model-Version": str(params["model_version"]),
+            "Content-Disposition": f"attachment; filename*=utf-8''{quote(image, safe='')}.dcm",
+        }
+        return Response(content, media_type="application/dicom", headers=headers)
     if output == "image":
         return file_reply(label, "application/octet-stream", tidy)
     files = [("image", label)] if map_file is None else [("image", label), ("uncertainty", map_file)]

@@ -34,6 +34,8 @@ class Plan(BaseModel):
 
     priority: int | None = Field(None, ge=-1000, le=1000, examples=[1])
     assigned_to: str | None = Field(None, max_length=200, examples=["reader-1"])
+    # Every two readings are compared, so the work grows with the square.
+    readers_wanted: int | None = Field(None, ge=1, le=10, examples=[2])
 
 
 @router.get("", summary="The cases that readers have now")
@@ -62,8 +64,12 @@ def skip(image: str, skipped: Annotated[Skip, Body()]) -> dict[str, Any]:
     return {}
 
 
-@router.put("/{image}/plan", summary="Priority of a case, and whom it is for", responses={404: {}})
+@router.put(
+    "/{image}/plan",
+    summary="Priority of a case, whom it is for, and how many readers label it",
+    responses={404: {}, 409: {"description": "More readers for a case that has its label"}},
+)
 def plan(image: str, planned: Annotated[Plan, Body()]) -> dict[str, Any]:
     app = running_app()
-    changed: dict[str, Any] = app.offers.plan(known_image(app, image), planned.priority, planned.assigned_to)
+    changed: dict[str, Any] = app.offers.plan(known_image(app, image), **planned.model_dump())
     return changed

@@ -1,11 +1,14 @@
-"""Training rounds, oldest first."""
+"""Training rounds: listed, followed, and paused, resumed or cancelled one by one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
+from server import event_stream
 from server.running_app import running_app
 
 router = APIRouter(tags=["Rounds and models"])
@@ -35,10 +38,94 @@ _EXAMPLE = {
 }
 
 
+_ROUND = _EXAMPLE["rounds"][0]
+_UNKNOWN = {"detail": "There is no round 'r0009' here; GET /rounds lists them."}
+_ONE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": _ROUND}}},
+    404: {"description": "Unknown round", "content": {"application/json": {"example": _UNKNOWN}}},
+}
+_STEP: dict[int | str, dict[str, Any]] = {
+    **_ONE,
+    409: {"description": "The round is in no state for it; the sentence names the states that are"},
+}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`status` and `progress` events until the round has ended",
+        "content": {"text/event-stream": {"example": 'event: progress\ndata: {"id": "r0001", ...}\n\n'}},
+    },
+    404: _ONE[404],
+}
+_JOB = {
+    "id": 1,
+    "kind": "train",
+    "status": "running",
+    "request": {"round": "r0001"},
+    "progress": {"step": 40, "steps": 180, "eta_s": 61.0},
+    "reason": "",
+    "attempts": 1,
+    "created_at": 1769851800.0,
+    "started_at": 1769851805.0,
+    "finished_at": None,
+}
+
+
 @router.get(
     "/rounds",
-    summary="Every training round: queued, running, done, failed, cancelled",
+    summary="Every training round: queued, running, paused, done, failed, cancelled",
     responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}},
 )
 def rounds() -> dict[str, Any]:
     return {"rounds": running_app().rounds.list()}
+
+
+@router.get("/rounds/{round_id}", summary="One training round", responses=_ONE)
+def one(round_id: str) -> dict[str, Any]:
+    shown: dict[str, Any] = running_app().rounds.show(round_id)
+    return shown
+
+
+@router.get(
+    "/rounds/{round_id}/events",
+    summary="Follow a round: server-sent events until it has ended",
+    response_class=StreamingResponse,
+    responses=_EVENTS,
+)
+async def events(round_id: str) -> StreamingResponse:
+    rounds = running_app().rounds
+    first = await run_in_threadpool(rounds.follow, round_id)  # an unknown one is refused before the stream
+    return event_stream.reply(first, lambda: rounds.follow(round_id))
+
+
+@router.post(
+    "/rounds/{round_id}/cancel",
+    summary="End a round; its labels stay pending, its state is kept",
+    responses=_STEP,
+)
+def cancel(round_id: str) -> dict[str, Any]:
+    running_app().rounds.cancel_round(round_id)
+    return one(round_id)
+
+
+@router.post(
+    "/rounds/{round_id}/pause", summary="Let a round rest until it is resumed, over restarts", responses=_STEP
+)
+def pause(round_id: str) -> dict[str, Any]:
+    running_app().rounds.pause(round_id)
+    return one(round_id)
+
+
+@router.post(
+    "/rounds/{round_id}/resume", summary="Go on with a paused round and the labels of now", responses=_STEP
+)
+def resume(round_id: str) -> dict[str, Any]:
+    running_app().rounds.resume(round_id)
+    return one(round_id)
+
+
+@router.get(
+    "/jobs",
+    summary="Training and scoring as the server's jobs, oldest first",
+    responses={200: {"content": {"application/json": {"example": {"jobs": [_JOB]}}}}},
+)
+def jobs() -> dict[str, Any]:
+    return {"jobs": running_app().rounds.jobs()}

@@ -52,7 +52,7 @@ class Studies:
     def __init__(self, folder: Path, count: int = 0) -> None:
         self.folder = folder
         self.labels = folder / "labels" / "final"
-        self.labels.mkdir(parents=True)
+        self.labels.mkdir(parents=True, exist_ok=True)
         self.on_labels_changed: list[Callable[[], None]] = []
         self._lock = threading.RLock()
         for number in range(count):

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.catalogue import look
+from lib.catalogue import case_source
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
+from lib.maps import MapStore
 from lib.volumes import read_header, read_label, write_label
 from lib.workspace import Workspace
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, put_bad_files, scan, tree, write_nifti
@@ -151,7 +152,7 @@ def test_a_second_start_does_not_read_the_pool_again(
 ) -> None:
     put_bad_files(scans)
     first = FolderDatastore(scans, project, ONE)
-    monkeypatch.setattr(look, "read_image", lambda path, voxels: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr(case_source, "read_image", lambda path, voxels: pytest.fail(f"read {path} again"))
     second = FolderDatastore(scans, project, ONE)
     assert second.quarantined() == first.quarantined()
 
@@ -199,9 +200,15 @@ def test_a_removed_image_takes_its_labels_and_map_along(
     store: FolderDatastore, scans: Path, project: Workspace, label: Path
 ) -> None:
     store.save_label("a", str(label), "final", {})
-    (project.maps / "a.nii.gz").write_bytes(b"map")
+    summary = {"mc_samples": 8}
+    maps, values = MapStore(project), np.zeros(SHAPE, np.float32)
+    maps.keep("a", scans / "a.nii.gz", values, np.eye(4), "v1", summary)
+    maps.as_nrrd("a")
     store.remove_image("a")
     assert not list(scans.rglob("a.*"))
+    write_nifti(scans / "a.nii.gz", scan())
+    assert maps.find("a", scans / "a.nii.gz") is None
+    (scans / "a.nii.gz").unlink()
     assert reopen(store).list_images() == ["b", "c"]
     refused(404, store.remove_image, "a")
     refused(400, store.remove_image, "../a")

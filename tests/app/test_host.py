@@ -36,7 +36,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     app = app_instance()
     app.server_mode(True)
     app.rounds._runner._make_worker = lambda job, on_event: ReadingWorker(job, 0.5)
-    app.rounds._scoring = None
+    app.rounds.service.scoring = None
     app.rounds.start()
     yield app
     app.rounds.stop()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lib import model_folders
+from lib.catalogue import round_rows
 from lib.errors import Refusal
 from lib.registry import KEPT_VERSIONS, ModelRegistry
+from lib.round_record import Round
 from lib.workspace import Workspace
 from tests.app.round_support import tiny_checkpoint
 from ugmcl.checkpoint import load_checkpoint, save_checkpoint
@@ -86,8 +89,10 @@ def test_another_start_sees_the_same_versions(workspace: Workspace) -> None:
 def test_a_lost_list_is_rebuilt_from_the_versions_themselves(workspace: Workspace) -> None:
     registry = ModelRegistry(workspace)
     versions = [add(registry, number) for number in range(3)]
-    workspace.models_file.write_text('{"published": "v00')
-    again = ModelRegistry(workspace)
+    workspace.database.close()
+    workspace.catalogue_file.unlink()
+    again = ModelRegistry(Workspace(workspace.root))
+    assert "read again from the model folder" in again.repairs[0]
     assert [entry["version"] for entry in again.list()] == versions
     assert again.published() == versions[-1]
     assert add(again, 9) not in versions
@@ -105,14 +110,15 @@ def test_readers_see_one_state_or_the_other_while_versions_go_live(workspace: Wo
     registry = ModelRegistry(workspace)
     versions = [add(registry, number) for number in range(2)]
     registry.publish(versions[0])
-    torn: list[str] = []
+    torn: list[Any] = []
     done = threading.Event()
 
     def read() -> None:
+        other = ModelRegistry(Workspace(workspace.root))
         while not done.is_set():
-            state = json.loads(workspace.models_file.read_text())
-            if state["published"] not in versions:
-                torn.append(state["published"])
+            live = [entry["version"] for entry in other.list() if entry["published"]]
+            if len(live) != 1 or other.published() not in versions:
+                torn.append(live)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -121,3 +127,77 @@ def test_readers_see_one_state_or_the_other_while_versions_go_live(workspace: Wo
     done.set()
     reader.join()
     assert torn == []
+
+
+def test_a_publication_of_another_process_counts_at_once(workspace: Workspace) -> None:
+    one, other = ModelRegistry(workspace), ModelRegistry(Workspace(workspace.root))
+    version = add(one)
+    one.publish(version)
+    assert other.published() == version
+    assert other.list() == one.list()
+    assert other.path(version).is_file()
+
+
+def test_a_version_without_its_files_is_not_offered_and_the_newest_sound_one_is_live(
+    workspace: Workspace,
+) -> None:
+    registry = ModelRegistry(workspace)
+    first, gone, damaged = (add(registry, number) for number in range(1, 4))
+    for version in (gone, first, damaged):
+        registry.publish(version)
+    away = workspace.models / gone
+    away.rename(workspace.root / "away")
+    content = bytearray((workspace.models / damaged / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (workspace.models / damaged / "model.pt").write_bytes(content)
+    again = ModelRegistry(workspace)
+    assert [entry["version"] for entry in again.list()] == [first]
+    assert again.published() == first
+    assert again.repairs == [
+        f"The model version {gone} cannot be used: its files are gone.",
+        f"The model version {damaged} cannot be used: its model file is damaged.",
+        f"It was live; the newest sound one, {first}, is now.",
+    ]
+    with pytest.raises(Refusal, match=first):
+        again.publish(damaged)
+    assert ModelRegistry(workspace).repairs == []
+    (workspace.root / "away").rename(away)
+    back = ModelRegistry(workspace)
+    assert back.repairs == [f"The model version {gone} can be used again."]
+    assert [entry["version"] for entry in back.list()] == [first, gone]
+    assert back.published() == first
+
+
+def test_sound_files_are_not_hashed_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ModelRegistry(workspace)
+    add(registry)
+    ModelRegistry(workspace)
+    monkeypatch.setattr(model_folders, "why_unusable", lambda *_: pytest.fail("hashed again"))
+    ModelRegistry(workspace)
+
+
+@pytest.mark.parametrize(
+    ("status", "kept", "said"),
+    [
+        ("failed", False, "was cut off; its files were removed, and round r0009 runs again."),
+        ("running", True, None),
+        ("done", False, None),
+        (None, True, "was found in the model folder and is kept."),
+    ],
+)
+def test_a_folder_that_the_catalogue_does_not_name_is_judged_by_its_round(
+    workspace: Workspace, status: str | None, kept: bool, said: str | None
+) -> None:
+    registry = ModelRegistry(workspace)
+    first = add(registry)
+    if status is not None:
+        record = Round("r0009", status).to_dict()
+        workspace.database.write(lambda session: round_rows.add(session, 9, record))
+    staged = registry.stage(tiny_checkpoint(5), "r0009", None, {})  # ... and then the process was killed
+    again = ModelRegistry(workspace)
+    assert (workspace.models / staged.version).exists() is kept
+    assert [sentence.removeprefix(f"The publication of {staged.version} ") for sentence in again.repairs] == (
+        [] if said is None else [said if status else f"The model version {staged.version} {said}"]
+    )
+    listed = [entry["version"] for entry in again.list()]
+    assert listed == ([first, staged.version] if status is None else [first])

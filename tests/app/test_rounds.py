@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from lib.errors import Refusal
 from lib.registry import ModelRegistry
 from lib.round_record import PUBLIC_KEYS
 from lib.round_runner import WorkerFactory
+from lib.round_store import RoundStore
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.worker_process import Event, WorkerOutcome
@@ -65,6 +67,16 @@ def open_queue(studies: Studies) -> Iterator[Opener]:
     yield open_it
     for queue in opened:
         queue.stop()
+        queue.service._store.database.close()
+
+
+def name_of_a_dead_process() -> str:
+    code = "from lib.process_identity import this_process; print(this_process())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def reading(seconds: float = 0.0, fail: str = "") -> WorkerFactory:
@@ -83,11 +95,11 @@ def statuses(queue: RoundQueue) -> list[str]:
 
 
 def idle(queue: RoundQueue) -> bool:
-    return not {"queued", "running"} & set(statuses(queue)) and queue._running is None
+    return not {"queued", "running"} & set(statuses(queue)) and queue.service.running is None
 
 
-def stored(studies: Studies, name: str) -> Any:
-    return json.loads((studies.folder / ".ugmcl" / name).read_text())
+def stored(queue: RoundQueue) -> list[dict[str, Any]]:
+    return [entry.to_dict() for entry in queue.rounds()]
 
 
 def test_a_saved_label_becomes_a_round_after_the_debounce(studies: Studies, open_queue: Opener) -> None:
@@ -112,7 +124,7 @@ def test_the_stored_rounds_keep_label_hashes_only_where_they_are_needed(
     for number in range(2):
         studies.save_label(f"case{number:02d}", number)
         wait_for(lambda number=number: statuses(queue) == ["done"] * (number + 1) and idle(queue))
-    first, last = stored(studies, "rounds.json")["rounds"]
+    first, last = stored(queue)
     assert (first["read"], first["claimed"]) == ({}, {})
     assert first["labeled_ids"] == ["case00"]
     assert last["read"] == studies.final_labels()
@@ -146,7 +158,7 @@ def test_a_request_while_a_round_runs_gives_the_one_waiting_round(
     wait_for(lambda: statuses(queue) == ["running"])
     first = queue.request()
     studies.save_label("case01", 1)
-    assert queue.request() is first
+    assert queue.request().id == first.id
     assert statuses(queue) == ["running", "queued"]
     wait_for(lambda: idle(queue))
     assert statuses(queue) == ["done", "done"]
@@ -213,7 +225,7 @@ def test_a_label_replaced_while_the_round_runs_is_learned_by_the_next(
     studies.save_label("case00", 1)
     wait_for(lambda: idle(queue))
     assert statuses(queue) == ["done", "done"]
-    assert stored(studies, "rounds.json")["rounds"][1]["read"] == studies.final_labels()
+    assert stored(queue)[1]["read"] == studies.final_labels()
 
 
 def test_an_unreadable_label_is_set_aside_and_does_not_start_rounds_forever(
@@ -321,7 +333,7 @@ def test_a_round_cancelled_while_its_candidate_is_published_is_kept(
     wait_for(lambda: statuses(queue) == ["done"] and idle(queue))
     assert answers == [None], "there was nothing left to cancel"
     assert registry.published() == queue.list()[0]["model_version"]
-    assert stored(studies, "rounds.json")["rounds"][0]["read"] == studies.final_labels()
+    assert stored(queue)[0]["read"] == studies.final_labels()
 
 
 def test_labels_found_at_start_start_a_round_and_known_ones_do_not(
@@ -346,13 +358,71 @@ def test_a_round_cut_off_by_the_server_is_reported_and_made_up_for(
     queue = open_queue(reading(seconds=20))
     studies.save_label("case00", 0)
     wait_for(lambda: statuses(queue) == ["running"])
-    cut_off = (studies.folder / ".ugmcl" / "rounds.json").read_bytes()
     queue.stop()
-    # As a killed server leaves it: the round still said to be running.
-    (studies.folder / ".ugmcl" / "rounds.json").write_bytes(cut_off)
-    queue = open_queue(reading())
-    wait_for(lambda: statuses(queue) == ["failed", "done"])
+    assert statuses(queue) == ["failed", "queued"], "another server may take it up at once"
     assert queue.list()[0]["reason"] == "interrupted: the server stopped"
+    # As a killed server leaves it: the round is said to run, in a process that is no more.
+    store = RoundStore(Workspace(studies.folder / ".ugmcl"))
+    store.owner = name_of_a_dead_process()
+    assert store.claim(store.state().change, studies.final_labels(), set(), 1) is not None
+    store.database.close()
+    assert statuses(queue) == ["failed", "running"]
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["failed", "failed", "done"])
+    assert queue.list()[1]["reason"] == "interrupted: the server stopped"
+    assert queue.repairs == ["Round r0002 was cut off with its server; the next one resumes its state."]
+
+
+def test_a_round_that_was_asked_for_and_cut_off_runs_again_though_nothing_is_new(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading())
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["done"] and idle(queue))
+    queue._runner._make_worker = reading(seconds=20)
+    queue.request("Asked for.")
+    wait_for(lambda: statuses(queue) == ["done", "running"])
+    queue.stop()
+    queue = open_queue(reading())
+    wait_for(lambda: statuses(queue) == ["done", "failed", "done"])
+
+
+def test_a_paused_round_takes_in_the_labels_of_its_resumption(studies: Studies, open_queue: Opener) -> None:
+    queue = open_queue(reading(seconds=20))
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["running"])
+    studies.save_label("case01", 1)
+    assert statuses(queue) == ["running", "queued"]
+    assert queue.pause("r0001").status == "paused"
+    assert statuses(queue) == ["paused", "cancelled"]
+    assert queue.list()[1]["reason"].startswith("Withdrawn: the paused round r0001 takes its labels in")
+    studies.save_label("case02", 2)
+    assert queue.request().id == "r0001", "a request does not end the pause"
+    queue._runner._make_worker = reading()
+    wait_for(lambda: idle(queue) or queue.service.running is None)
+    queue.stop()
+    queue = open_queue(reading())
+    time.sleep(0.3)
+    assert statuses(queue) == ["paused", "cancelled"], "a restart does not end it either"
+    queue.resume("r0001")
+    wait_for(lambda: statuses(queue) == ["done", "cancelled"])
+    assert queue.list()[0]["labeled_ids"] == ["case00", "case01", "case02"]
+
+
+def test_steps_that_the_state_of_a_round_does_not_allow_are_refused(
+    studies: Studies, open_queue: Opener
+) -> None:
+    queue = open_queue(reading())
+    for act in (queue.cancel_round, queue.pause, queue.resume):
+        with pytest.raises(Refusal, match="There is no round 'r0001' here") as refusal:
+            act("r0001")
+        assert refusal.value.status_code == 404
+    studies.save_label("case00", 0)
+    wait_for(lambda: statuses(queue) == ["done"])
+    for act, word in ((queue.cancel_round, "cancelled"), (queue.pause, "paused"), (queue.resume, "resumed")):
+        with pytest.raises(Refusal, match=f"Round r0001 is done and cannot be {word}") as refusal:
+            act("r0001")
+        assert refusal.value.status_code == 409
 
 
 def test_a_worse_candidate_is_kept_but_not_published(studies: Studies, open_queue: Opener) -> None:
@@ -438,28 +508,11 @@ def test_a_candidate_that_cannot_be_compared_is_kept_but_not_published(
     assert "start a round" in last.reason
 
 
-def test_a_second_process_cannot_train_the_same_project(studies: Studies, open_queue: Opener) -> None:
-    import subprocess
-    import sys
-
-    studies.save_label("case00", 0)
-    open_queue(reading(), start=True)
-    code = (
-        "import sys; from lib.round_store import RoundStore; from lib.workspace import Workspace\n"
-        f"RoundStore(Workspace({str(studies.folder / '.ugmcl')!r})).own(patience_s=0.1)"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert "Another process already trains the project" in done.stderr
-
-
 def test_a_process_that_does_not_serve_runs_a_round_itself(studies: Studies, open_queue: Opener) -> None:
     studies.save_label("case00", 0)
     queue = open_queue(reading(), start=False)
     assert queue.run_now().status == "done"
-    assert stored(studies, "rounds.json")["rounds"][0]["status"] == "done"
+    assert stored(queue)[0]["status"] == "done"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -503,11 +556,11 @@ def test_no_label_is_ever_lost_whatever_the_timing(studies: Studies, open_queue:
     wait_for(lambda: idle(queue))
     studies.save_label("case07", 99)
     wait_for(lambda: idle(queue) and queue.list()[-1]["status"] == "done")
-    rounds = stored(studies, "rounds.json")["rounds"]
+    rounds = stored(queue)
     assert rounds[-1]["read"] == studies.final_labels()
     assert max(most_at_once) <= 1
     assert len({entry["id"] for entry in rounds}) == len(rounds)
-    first_roles = stored(studies, "split.json")["roles"]
+    first_roles = queue.roles.roles()
     assert list(first_roles.values()).count("validate") == len(first_roles) // 4
 
 
@@ -525,9 +578,7 @@ def test_labels_saved_before_a_quiet_end_are_all_learned_without_a_further_event
             queue.request()
         time.sleep(dice.choice([0, 0.003, 0.01]))
     wait_for(lambda: idle(queue))
-    assert [r for r in stored(studies, "rounds.json")["rounds"] if r["status"] == "done"][-1][
-        "read"
-    ] == studies.final_labels()
+    assert [r for r in stored(queue) if r["status"] == "done"][-1]["read"] == studies.final_labels()
 
 
 def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_back_to(
@@ -558,9 +609,9 @@ def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, 
     for number in range(4):
         studies.save_label(f"case{number:02d}", number)
     queue = open_queue()
-    wait_for(lambda: queue.list()[0]["progress"]["step"] >= 2, 60)
-    assert queue._worker is not None
-    os.kill(queue._worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    wait_for(lambda: queue.list()[0]["progress"]["step"] >= 2, 120)
+    assert queue.service.worker is not None
+    os.kill(queue.service.worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     wait_for(lambda: statuses(queue)[0] == "failed", 20)
     assert "SIGKILL" in queue.list()[0]["reason"]
     done = queue.wait(queue.request(), 90)

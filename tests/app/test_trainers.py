@@ -8,6 +8,7 @@ import pytest
 
 from lib.errors import Refusal
 from lib.registry import ModelRegistry
+from lib.round_record import DONE, RUNNING, Round
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.trainers import IGNORED_PARAMETERS, UGMCLTrain
@@ -43,6 +44,22 @@ def test_a_call_runs_one_round_and_ignores_what_viewers_send(pool: Studies, trai
     entry = trainer({"model": "ugmcl", **dict.fromkeys(IGNORED_PARAMETERS, "anything")}, None)
     assert (entry["status"], entry["labeled_ids"]) == ("done", ["case00"])
     assert trainer.stats()["model_version"] == entry["model_version"]
+
+
+def test_a_running_round_moves_slicers_progress_bar(
+    pool: Studies, trainer: UGMCLTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Round(
+        "r1", DONE, metrics={"student": {"dice": 0.8, "hd95_mm": 2.0}, "teacher": None}, duration_s=9.0
+    )
+    running = Round("r2", RUNNING, progress={"step": 30, "steps": 120, "eta_s": 5.0})
+    planning = Round("r2", RUNNING)
+    monkeypatch.setattr(trainer._rounds, "rounds", lambda: [done, running])
+    stats = trainer.stats()
+    assert (stats["epoch"], stats["total_epochs"], stats["best_metric"]) == (30, 120, 0.8)
+    assert "total_time" not in stats  # Slicer shows 0 while it is there
+    monkeypatch.setattr(trainer._rounds, "rounds", lambda: [planning])
+    assert trainer.stats()["total_epochs"] == 1  # Slicer divides by it
 
 
 def test_without_a_label_there_is_nothing_to_train_on(pool: Studies, trainer: UGMCLTrain) -> None:

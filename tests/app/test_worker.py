@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.roles import TRAIN, VALIDATE
+from lib.round_record import TRAIN, VALIDATE
 from lib.worker_compare import compare
 from lib.worker_process import APP_FOLDER, Event, WorkerOutcome, WorkerProcess, worker_environment
 from lib.workspace import Workspace

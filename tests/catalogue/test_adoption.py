@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from monailabel.datastore.local import LocalDatastore
 
-from lib.catalogue import look
+from lib.catalogue import case_source, look
 from lib.pool import Signature, scan_version
 from lib.scores import ScoreBoard
 from lib.workspace import Workspace
@@ -60,7 +60,7 @@ def test_a_workspace_of_an_earlier_version_is_taken_over_without_loss(
 ) -> None:
     known = make_workspace_of_an_earlier_version(scans, workspace, tmp_path)
     read: list[str] = []
-    monkeypatch.setattr(look, "read_image", lambda path, voxels: pytest.fail(path.name))
+    monkeypatch.setattr(case_source, "read_image", lambda path, voxels: pytest.fail(path.name))
     monkeypatch.setattr(look, "read_label_file", lambda path, *_: read.append(path.name))
     (scans / "c.nii.gz").unlink()  # the one scan that checks.json has no finding of
     (scans / "b.nii.gz").rename(scans / "b.away")

@@ -53,7 +53,7 @@ def test_processes_that_start_at_once_migrate_once(database_url: str, tmp_path: 
 def test_a_catalogue_of_a_newer_version_is_refused_with_what_to_do(database: Database) -> None:
     with database._writer.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(RuntimeError, match=r"'9999'.*newer version of this program; this one knows 0001"):
+    with pytest.raises(RuntimeError, match=r"'9999'.*newer version of this program; this one knows 0001,"):
         Database(database._engine.url.render_as_string(hide_password=False))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -19,6 +20,7 @@ from lib.errors import Refusal
 from lib.offers import CaseOffers, reader_of
 from lib.scores import ScoreBoard
 from lib.workspace import Workspace
+from tests.app.scan_support import block, write_nifti
 from tests.catalogue.label_support import label_file, open_store
 
 
@@ -149,7 +151,8 @@ def test_priority_and_assignment_by_hand_come_before_the_score(desk: CaseOffers)
     assert ask(desk, "ann") == "a"
     assert ask(desk, "bob") == "c"
     assert ask(desk, "cleo") == "b"
-    assert desk.plan("b", None, "") == {"id": "b", "priority": 0, "assigned_to": None}
+    unassigned = {"id": "b", "priority": 0, "assigned_to": None, "readers_wanted": 1}
+    assert desk.plan("b", None, "") == unassigned
     with pytest.raises(Refusal, match="no image 'nobody'"):
         desk.plan("nobody", 1, None)
 
@@ -190,12 +193,15 @@ def test_readers_that_ask_at_the_same_moment_get_different_cases(
     assert set().union(*ids) == {"a", "b", "c"}
 
 
+CASES = ("a", "b", "c")
 READERS = st.integers(0, 3)
+SERVERS = st.integers(0, 1)
 RUNS = itertools.count()
 
 
 class Reading(RuleBasedStateMachine):
-    """Readers who come and go, on two servers; no case is ever two named readers' own."""
+    """Readers who come and go, on two servers, at cases for one, two or three of them. No case has more
+    readers than it wants, nobody gets one twice, and it is decided by its readings or waits."""
 
     scans: Path
     workspace: Workspace
@@ -206,55 +212,109 @@ class Reading(RuleBasedStateMachine):
         offers.time = self.clock  # type: ignore[assignment]
         self.stores = [open_store(self.scans, self.workspace) for _ in range(2)]
         self.desks = [CaseOffers(store, store._database, 100.0) for store in self.stores]
-        self.file = label_file(self.scans.parent)
-        for store in self.stores[:1]:
-            for image_id in store.get_labeled_images():
-                store.remove_label(image_id, "final")
-        for lease in self.desks[0].current():
-            self.desks[0].give_back(lease["case_id"], lease["reader"])
+        other = write_nifti(self.scans.parent / "other.nii.gz", np.roll(block(), 4, axis=0))
+        self.files = [label_file(self.scans.parent), other]
+        for case in CASES:  # whatever the run before has left
+            told = {"client_id": "nobody", "adjudicate": True}
+            self.stores[0].save_label(case, str(self.files[0]), "final", told)
+            self.stores[0].remove_label(case, "final")
+            self.desks[0].plan(case, readers_wanted=1)
         # Others in each run: what a reader has skipped stays skipped.
         self.readers = [f"reader {next(RUNS)}-{number}" for number in range(4)]
         self.own: dict[str, tuple[str, float]] = {}
         self.labeled: set[str] = set()
+        self.wanted = dict.fromkeys(CASES, 1)
+        self.given: dict[str, dict[str, int]] = {case: {} for case in CASES}
 
-    @rule(server=st.integers(0, 1), number=READERS, order=st.sampled_from(["rank", "id", "random"]))
-    def ask(self, server: int, number: int, order: str) -> None:
-        reader = self.readers[number]
-        offer = self.desks[server].next(reader, "any", order)
-        now = self.clock.now
-        if offer is None:
-            assert self.labeled == {"a", "b", "c"}
-            return
-        assert offer.id not in self.labeled
-        held = {case: who for who, (case, until) in self.own.items() if until > now}
-        if offer.expires_at is None:
-            assert set(held) | self.labeled | self.skipped(reader) == {"a", "b", "c"}
-            return
-        assert held.get(offer.id, reader) == reader, "another reader's case"
-        before = self.own.get(reader)
-        if before is not None and before[1] > now:
-            assert offer.id == before[0], "the same reader gets the same case"
-        self.own[reader] = (offer.id, offer.expires_at)
+    def complete(self) -> set[str]:
+        return {case for case in CASES if len(self.given[case]) >= self.wanted[case]} - self.labeled
+
+    def full(self) -> set[str]:
+        """Cases without a place for one more reader."""
+        held = [case for case, until in self.own.values() if until > self.clock.now]
+        return {case for case in CASES if held.count(case) + len(self.given[case]) >= self.wanted[case]}
+
+    def read_by(self, reader: str) -> set[str]:
+        return {case for case in CASES if reader in self.given[case]}
 
     def skipped(self, reader: str) -> set[str]:
         with self.stores[0]._database.read() as session:
-            return offers.leases.skipped_by(session, reader, "abc")
+            return offers.leases.skipped_by(session, reader, CASES)
 
-    @rule(server=st.integers(0, 1), number=READERS, skipped=st.booleans())
+    def decide(self, case: str) -> None:
+        if case in self.complete() and len(set(self.given[case].values())) == 1:
+            self.label(case)
+
+    def label(self, case: str) -> None:
+        self.labeled.add(case)
+        self.given[case] = {}
+        self.own = {who: own for who, own in self.own.items() if own[0] != case}
+
+    @rule(server=SERVERS, number=READERS, order=st.sampled_from(["rank", "id", "random"]))
+    def ask(self, server: int, number: int, order: str) -> None:
+        reader = self.readers[number]
+        full = self.full()
+        offer = self.desks[server].next(reader, "any", order)
+        if offer is None:
+            assert self.labeled | self.read_by(reader) | self.complete() == set(CASES)
+            return
+        assert offer.id not in self.labeled | self.read_by(reader)
+        before = self.own.get(reader)
+        if before is not None and before[1] > self.clock.now:
+            assert offer.id == before[0], "the same reader gets the same case"
+        elif offer.expires_at is None:
+            assert full | self.labeled | self.read_by(reader) | self.skipped(reader) == set(CASES)
+            assert offer.id not in self.complete()
+            return
+        elif before is None or before[0] != offer.id:
+            assert offer.id not in full, "more readers than the case wants"
+        assert offer.expires_at is not None
+        self.own[reader] = (offer.id, offer.expires_at)
+
+    @rule(server=SERVERS, number=READERS, skipped=st.booleans())
     def give_back(self, server: int, number: int, skipped: bool) -> None:
         reader = self.readers[number]
         held = self.own.pop(reader, None)
         if held is not None and held[1] > self.clock.now:
             self.desks[server].give_back(held[0], reader, skipped=skipped)
 
-    @rule(server=st.integers(0, 1), number=READERS)
-    def save(self, server: int, number: int) -> None:
-        reader = self.readers[number]
-        held = self.own.get(reader)
-        if held is not None and held[0] not in self.labeled:
-            self.stores[server].save_label(held[0], str(self.file), "final", {"client_id": reader})
-            self.labeled.add(held[0])
-            self.own = {who: own for who, own in self.own.items() if own[0] != held[0]}
+    @rule(server=SERVERS, number=READERS, variant=st.integers(0, 1))
+    def save_own(self, server: int, number: int, variant: int) -> None:
+        held = self.own.get(self.readers[number])
+        if held is not None:
+            self.save(server, held[0], number, variant)
+
+    @rule(server=SERVERS, case=st.sampled_from(CASES), number=READERS, variant=st.integers(0, 1))
+    def save(self, server: int, case: str, number: int, variant: int) -> None:
+        reader, given = self.readers[number], self.given[case]
+        if case in self.labeled:
+            return
+        with self.stores[0]._database.read() as session:
+            lease = offers.leases.of_reader(session, reader)
+            stays = reader in given or (lease is not None and lease.case_id == case)
+        settles = (self.wanted[case] == 1 and not given) or (case in self.complete() and not stays)
+        self.stores[server].save_label(case, str(self.files[variant]), "final", {"client_id": reader})
+        if settles:
+            self.label(case)
+            return
+        given[reader] = variant
+        if self.own.get(reader, ("", 0))[0] == case:
+            del self.own[reader]
+        self.decide(case)
+
+    @rule(server=SERVERS, case=st.sampled_from(CASES), readers=st.integers(1, 3))
+    def plan(self, server: int, case: str, readers: int) -> None:
+        if case not in self.labeled:
+            self.desks[server].plan(case, readers_wanted=readers)
+            self.wanted[case] = readers
+            self.decide(case)
+
+    @rule(server=SERVERS)
+    def adjudicate(self, server: int) -> None:
+        store = self.stores[server]
+        for waiting in store.readings.queue(1)["adjudications"]:
+            store.readings.settle(waiting["id"], waiting["readings"][-1]["label"], "chief")
+            self.label(waiting["id"])
 
     @rule(seconds=st.sampled_from([30.0, 101.0]))
     def time_passes(self, seconds: float) -> None:
@@ -263,14 +323,20 @@ class Reading(RuleBasedStateMachine):
     @rule()
     def anonymous(self) -> None:
         offer = self.desks[0].next("", "any", "rank")
-        assert (offer is None) == (self.labeled == {"a", "b", "c"})
+        assert (offer is None) == (self.labeled | self.complete() == set(CASES))
 
     @invariant()
-    def nobody_shares_a_lease(self) -> None:
-        if hasattr(self, "desks"):
-            leased = [lease["case_id"] for lease in self.desks[1].current()]
-            assert len(leased) == len(set(leased))
-            assert not set(leased) & self.labeled
+    def what_is_decided_and_what_waits_is_what_the_readers_gave(self) -> None:
+        if not hasattr(self, "desks"):
+            return
+        assert set(self.stores[1].final_labels()) == self.labeled
+        assert not {lease["case_id"] for lease in self.desks[1].current()} & self.labeled
+        queue = self.stores[1].readings.queue(5)["adjudications"]
+        assert {entry["id"] for entry in queue} == self.complete()
+        with self.stores[1]._database.read() as session:
+            for case in CASES:
+                given = {found.reader for found in offers.readings.open_of(session, case)}
+                assert given == set(self.given[case])
 
 
 @pytest.fixture
@@ -280,7 +346,7 @@ def own_clock() -> Iterator[None]:
     offers.time = real  # type: ignore[misc]
 
 
-def test_any_order_of_readers_keeps_every_case_to_one(
+def test_any_order_of_readers_keeps_places_and_readings_true(
     scans: Path, workspace: Workspace, own_clock: None
 ) -> None:
     class Here(Reading):
@@ -288,6 +354,6 @@ def test_any_order_of_readers_keeps_every_case_to_one(
 
     Here.scans, Here.workspace = scans, workspace
     few = settings(
-        max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
     )
     run_state_machine_as_test(Here, settings=few)  # type: ignore[no-untyped-call]

@@ -145,7 +145,9 @@ class LiveServer:
         return answer
 
     def rounds(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get("/rounds").json()["rounds"]
+        answer = self.get("/rounds")
+        assert answer.status_code == 200, f"{answer.text}\n{self.said()}"
+        found: list[dict[str, Any]] = answer.json()["rounds"]
         return found
 
     def wait_for_round(
@@ -196,10 +198,10 @@ CPU = ("--conf", "device", "cpu", "--conf", "threads", "1")
 
 
 @contextlib.contextmanager
-def serving(project: Project, *options: str) -> Iterator[LiveServer]:
-    """`ugmcl-assist serve` on a project, with one CPU thread a round."""
+def serving(project: Project, *options: str, pacs: str = "") -> Iterator[LiveServer]:
+    """`ugmcl-assist serve` on a project, with one CPU thread a round; on the PACS at this address, if any."""
     port = free_port()
-    line = command("serve", "--studies", str(project.studies), "--port", str(port), *CPU, *options)
+    line = command("serve", "--studies", pacs or str(project.studies), "--port", str(port), *CPU, *options)
     with _running(project, port, line) as server:
         yield server
 

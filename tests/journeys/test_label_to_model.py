@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -252,8 +254,9 @@ def test_labels_become_models_without_anyone_waiting(
             client.save_label(case, str(project.reference(case)), "final")
         second = assert_fourth_label_validates(server, cases, first)
         assert_next_case_is_the_least_sure(server, client, server.get("/info/").json()["model_version"])
-        roles = json.loads((project.workspace / "split.json").read_text())["roles"]
-        assert list(roles.values()) == ["train", "train", "train", "validate"]
+        with contextlib.closing(sqlite3.connect(project.workspace / "catalogue.db")) as connection:
+            roles = connection.execute("SELECT role FROM split_roles ORDER BY position").fetchall()
+        assert [role for (role,) in roles] == ["train", "train", "train", "validate"]
 
         served = assert_versions_can_be_exchanged(server, shown, first, second)
     assert_predict_agrees(project, first, shown, served)

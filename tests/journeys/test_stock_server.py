@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,7 @@ import pytest
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 from tests.journeys.conftest import MakeProject
-from tests.journeys.live_server import LiveServer, leaves_sockets_open, stock_serving
+from tests.journeys.live_server import LiveServer, Project, leaves_sockets_open, stock_serving
 from tests.journeys.replies import nifti_of, parts_of
 
 Connect = Callable[[LiveServer], MONAILabelClient]
@@ -53,9 +55,14 @@ def test_the_stock_server_turns_a_label_into_a_model(
         task = client.train_start("ugmcl", {"max_epochs": 50})
         assert task["status"] in ("SUBMITTED", "RUNNING")
         assert wait_until_trained(server, client)["status"] == "DONE"
-        rounds = json.loads((project.workspace / "rounds.json").read_text())["rounds"]
+        rounds = catalogue_rounds(project)
         assert rounds[-1]["labeled_ids"] == [first, second]
     assert "Traceback" not in server.log.read_text()
+
+
+def catalogue_rounds(project: Project) -> list[dict]:
+    with contextlib.closing(sqlite3.connect(project.workspace / "catalogue.db")) as connection:
+        return [json.loads(row[0]) for row in connection.execute("SELECT record FROM rounds ORDER BY number")]
 
 
 def assert_a_foreign_grid_is_refused(server: LiveServer, case: str) -> None:

@@ -41,6 +41,7 @@ class SmallPacs(ThreadingHTTPServer):
         self.credentials, self.tags = "", True
         self.refuse_uids: set[str] = set()
         self.headers_of: list[dict[str, str]] = []
+        self.searches: list[dict[str, list[str]]] = []
 
     @property
     def url(self) -> str:
@@ -74,6 +75,7 @@ class Requests(BaseHTTPRequestHandler):
         if self._stopped(path):
             return
         if path == "/series":
+            self.server.searches.append(query)
             self._search(path, query, self._series(query["Modality"][0]))
         elif path.endswith("/instances"):
             uid = path.split("/")[4]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import time
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -28,62 +23,15 @@ from lib.pacs.outbox import Outbox
 from lib.pacs.settings import PacsSettings
 from tests.dicom.labels import STRUCTURES, landmark_label, world_of
 from tests.dicom.phantom_series import PLANS, UNIT_MM, encoded, enhanced_phantom, phantom_series
+from tests.pacs.orthanc import Orthanc, require_orthanc
+from tests.pacs.project_support import STRUCTURES as PROJECT_STRUCTURES, PacsProjectInTest
 
 pytestmark = pytest.mark.viewer
-
-DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-
-
-class Orthanc:
-    """A real Orthanc on a folder of its own, which can be stopped and started again."""
-
-    def __init__(self, folder: Path, password: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}/dicom-web"
-        self.password = password
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        settings = {
-            "Name": "tests",
-            "StorageDirectory": str(folder / "db"),
-            "IndexDirectory": str(folder / "db"),
-            "Plugins": [str(DICOMWEB_PLUGIN)],
-            "HttpPort": self.port,
-            "DicomServerEnabled": False,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": bool(password),
-            "RegisteredUsers": {"reader": password} if password else {},
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-
-    def start(self) -> None:
-        with (self._folder / "orthanc.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["Orthanc", str(self._folder / "orthanc.json")], stdout=log, stderr=log, cwd=self._folder
-            )
-        auth = ("reader", self.password) if self.password else None
-        for _ in range(200):
-            try:
-                httpx.get(f"http://127.0.0.1:{self.port}/system", auth=auth).raise_for_status()
-                return
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        raise RuntimeError((self._folder / "orthanc.log").read_text()[-2000:])
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-            self._process = None
 
 
 @pytest.fixture(scope="module")
 def installed() -> None:
-    if shutil.which("Orthanc") is None or not DICOMWEB_PLUGIN.exists():
-        pytest.skip("no Orthanc: apt install orthanc orthanc-dicomweb (docs/dicom.md)")
+    require_orthanc()
 
 
 @pytest.fixture
@@ -252,3 +200,39 @@ def test_real_series_travel_unchanged(web: DicomWeb, shared_data: Path, tmp_path
     grid = after.grid
     content = write_segmentation(landmark_label(grid), grid, STRUCTURES, BY_HAND)
     assert web.store(study, [content]).stored
+
+
+@pytest.mark.real
+def test_real_series_are_labeled_and_the_label_lies_where_it_was_drawn(
+    web: DicomWeb, orthanc: Orthanc, shared_data: Path, tmp_path: Path
+) -> None:
+    import pydicom
+
+    folder = shared_data / "hippocampus_dicom"
+    if not folder.is_dir():
+        pytest.skip(f"no DICOM series at {folder}")
+    for series in sorted(folder.iterdir()):
+        instances = [pydicom.dcmread(path) for path in sorted(series.glob("*.dcm"))]
+        for dataset in instances:  # the headers carry joke names
+            dataset.PatientName, dataset.PatientID = "Anonymous^", "ANONYMOUS"
+        send(web, instances)
+    project = PacsProjectInTest(orthanc.url, tmp_path / "work")
+    try:
+        project.look()
+        assert len(project.store.list_images()) == 3, project.store.quarantined()
+        drawn = {
+            case_id: project.submit(case_id, seed=i) for i, case_id in enumerate(project.store.list_images())
+        }
+        project.turn()
+        found = web.list_series("SEG").series
+        assert len(found) == 3
+        for entry in found:
+            contents: list[bytes] = []
+            web.fetch_series(entry.study_uid, entry.uid, contents.append)
+            dataset = pydicom.dcmread(io.BytesIO(contents[0]))
+            assert dataset.PatientID == "ANONYMOUS"
+            case_id = str(dataset.ReferencedSeriesSequence[0].SeriesInstanceUID)
+            grid = project.pacs.source.grid(case_id)
+            assert np.array_equal(read_segmentation(dataset, grid, PROJECT_STRUCTURES).labels, drawn[case_id])
+    finally:
+        project.close()

@@ -1,5 +1,6 @@
 """`ugmcl-assist` as a person meets it: start, refuse, stop."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -32,12 +33,16 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_project_in_use_is_refused_by_serve_and_train(server: Server, tmp_path: Path) -> None:
-    for arguments in (("serve", "--port", "0"), ("train",)):
-        ended = run(tmp_path, *arguments, "--studies", str(server.studies))
-        assert ended.returncode == 2
-        assert "Another process is working on the project" in ended.stderr
-        assert "Traceback" not in ended.stderr
+def test_a_project_that_an_earlier_version_serves_is_refused_by_serve_and_train(tmp_path: Path) -> None:
+    """It keeps its rounds in a file of its own, which this one would take away from under it."""
+    (tmp_path / "studies" / ".ugmcl").mkdir(parents=True)
+    with (tmp_path / "studies" / ".ugmcl" / "rounds.lock").open("a") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for arguments in (("serve", "--port", "0"), ("train",)):
+            ended = run(tmp_path, *arguments, "--studies", "studies")
+            assert ended.returncode == 2
+            assert "An earlier version of this program is working on the project" in ended.stderr
+            assert "Traceback" not in ended.stderr
 
 
 def test_serving_leaves_nothing_in_the_app_folder(server: Server) -> None:

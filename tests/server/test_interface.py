@@ -306,6 +306,45 @@ def test_batch_inference_keeps_a_proposal_for_each_case_and_no_final_label(serve
     assert tags["final"] < len(server.cases)
 
 
+@leaves_sockets_open
+def test_two_stock_clients_read_a_case_and_a_third_reader_settles_it(server: Server, tmp_path: Path) -> None:
+    case = server.cases[4]
+    empty = nib.load(server.labels / f"{case}.nii.gz")
+    other = np.zeros(empty.shape, np.uint8)
+    other[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(other, empty.affine), tmp_path / "other.nii.gz")
+    files = {"first reader": server.labels / f"{case}.nii.gz", "second reader": tmp_path / "other.nii.gz"}
+    assert server.put(f"/leases/{case}/plan", json={"readers_wanted": 2}).json()["readers_wanted"] == 2
+    for reader, file in files.items():
+        client = MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id=reader)
+        assert client.save_label(case, str(file), "final", {"label_info": []})["label"] == case
+    gc.collect()
+    assert server.get(f"/datastore/label?label={case}&tag=final").status_code == 404
+    page = server.get("/adjudications").json()
+    assert (page["total"], page["next"]) == (1, None)
+    [waiting] = page["adjudications"]
+    assert server.get(f"/adjudications/{case}").json() == waiting
+    assert [reading["reader"] for reading in waiting["readings"]] == list(files)
+    assert waiting["pairs"][0]["dice"] == {"foreground": 0.0}
+    chosen = waiting["readings"][1]["label"]
+    kept = server.get(f"/datastore/label?label={case}&tag=final&version={chosen}")
+    assert np.array_equal(np.asarray(opened(kept.content).dataobj), other)
+    assert server.get(f"/datastore/label?label={case}&tag=final&version=none").status_code == 404
+    route = f"/adjudications/{case}/settle"
+    assert server.post(route, json={"label": chosen}).status_code == 422, "who settles it?"
+    assert server.post(route, json={"label": "none", "client_id": "chief"}).status_code == 422
+    settled = server.post(route, json={"label": chosen, "client_id": "chief"}).json()
+    assert (settled["reading"], settled["settled_by"]) == (chosen, "chief")
+    assert server.post(route, json={"label": chosen, "client_id": "chief"}).status_code == 409
+    assert server.get(f"/datastore/label?label={case}&tag=final").content == kept.content
+    told = {entry["reader"]: entry for entry in server.get("/readers").json()["readers"]}
+    assert [told[reader]["labels_saved"] for reader in files] == [1, 1]
+    assert told["first reader"]["mean_dice"] == 0.0
+    assert server.put(f"/leases/{case}/plan", json={"readers_wanted": 11}).status_code == 422
+    requests.delete(f"{server.url}/datastore/label?id={case}&tag=final", timeout=60).raise_for_status()
+    server.put(f"/leases/{case}/plan", json={"readers_wanted": 1}).raise_for_status()
+
+
 def test_documentation_page_and_openapi_have_examples(server: Server) -> None:
     assert "swagger" in server.get("/").text.lower()
     schema = server.get("/openapi.json").json()
@@ -351,3 +390,42 @@ def test_the_log_names_no_case_and_no_body(server: Server) -> None:
     assert "POST /infer/{model} -> 200" in written
     assert "Jane_Doe" not in written
     assert not [case for case in server.cases if case in written]
+
+
+def test_worklist_pages_through_the_cases(server: Server) -> None:
+    first = server.get("/cases?status=unlabeled&limit=2").json()
+    second = server.get("/cases", params={"status": "unlabeled", "limit": 2, "after": first["next"]}).json()
+    listed = [*first["cases"], *second["cases"]]
+    assert sorted(case["id"] for case in listed) == server.cases[2:]
+    assert (first["total"], second["next"]) == (3, None)
+    assert {case["series_instance_uid"] for case in listed} == {None}
+
+
+@pytest.mark.parametrize("query", ["status=x", "sort=x", "limit=0", "limit=many", "after=x"])
+def test_worklist_refuses_other_values_in_a_sentence(server: Server, query: str) -> None:
+    answer = server.get(f"/cases?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/infer/ugmcl?image=case_03&output=dicom_seg"),
+        ("GET", "/uncertainty/case_03?format=dicom"),
+        ("GET", "/uncertainty?series=1.2.3"),
+        ("POST", "/infer/ugmcl?series=1.2.3"),
+        ("PUT", "/datastore/label?image=case_03"),
+    ],
+)
+def test_dicom_is_for_cases_of_a_pacs(server: Server, method: str, path: str) -> None:
+    dicom = {"label": ("seg", bytes(128) + b"DICM")} if method == "PUT" else None
+    answer = requests.request(method, server.url + path, files=dicom, timeout=60)
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]
+
+
+def test_push_is_for_cases_of_a_pacs(server: Server) -> None:
+    answer = server.post("/infer/ugmcl?image=case_03", data={"params": '{"push": true}'})
+    assert answer.status_code == 422
+    assert "PACS" in answer.json()["detail"]

@@ -127,3 +127,15 @@ def test_help_lists_the_commands_with_first_steps() -> None:
 def test_settings_of_commands_without_server_options_are_complete() -> None:
     options = argparse.Namespace(studies="scans", workspace=None)
     assert cli.settings_from(options).studies == Path("scans")
+
+
+def test_pacs_keeps_its_address_and_gets_a_workspace_named_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    settings = ServerSettings(studies="http://127.0.0.1:8042/dicom-web")
+    assert settings.studies == "http://127.0.0.1:8042/dicom-web"
+    assert settings.workspace_folder() == tmp_path / "ugmcl-assist" / "127.0.0.1_8042_dicom-web"
+    assert check_folders(settings) == (settings.studies, settings.workspace_folder())
+    named = ServerSettings(studies="https://pacs.example/rs", workspace=tmp_path / "own")
+    assert named.workspace_folder() == tmp_path / "own"

@@ -135,7 +135,7 @@ def test_out_of_memory_asks_for_less_step_by_step_and_ends_on_the_cpu(
     tried: list[tuple[str, int, str]] = []
     original = predictor._slide
 
-    def slide(image: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
+    def slide(image: torch.Tensor, samples: int, seed: int, pool: None) -> torch.Tensor:
         tried.append((predictor.precision.device, predictor._window_batch, predictor._blend_device))
         if predictor.precision.device == "cuda":
             raise torch.OutOfMemoryError("full")

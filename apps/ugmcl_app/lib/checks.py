@@ -121,11 +121,11 @@ def check_label(
     try:
         header = read_header(path)
         # Before the voxels: a small compressed file may hold gigabytes of them.
-        order, flips = _way_to(header.shape, header.affine, *grid)
+        way = _way_to(header.shape, header.affine, *grid)
         array, _ = read_label(path)
     except UnusableImage as error:
         raise Refusal(422, f"The label cannot be used. {error}") from error
-    array = np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    array = _turned(array, *way)
     values = _whole_values(array)
     mapping = map_values([value for value in values if value != 0], labels, label_info)
     if not mapping and not (no_finding is True or allow_empty):
@@ -135,6 +135,30 @@ def check_label(
             'params {"no_finding": true}, or start the app with --conf allow_empty_labels true.',
         )
     return _remap(array, mapping, np.min_scalar_type(max(labels.values())))
+
+
+def reorder(
+    array: NDArray[Any],
+    affine: NDArray[np.float64],
+    shape: tuple[int, ...],
+    image_affine: NDArray[np.float64],
+) -> NDArray[Any]:
+    """The voxels of a volume in the axis order and directions of an image.
+
+    Args:
+        array: `(X, Y, Z)` with `affine`, voxel index to RAS mm.
+        affine: See `array`.
+        shape: The image's shape.
+        image_affine: The image's affine.
+
+    Raises:
+        Refusal: 422 if no permutation and flip of the axes puts every corner within `GRID_TOLERANCE_MM`.
+    """
+    return _turned(array, *_way_to(array.shape, affine, shape, image_affine))
+
+
+def _turned(array: NDArray[Any], order: tuple[int, ...], flips: tuple[bool, ...]) -> NDArray[Any]:
+    return np.transpose(array, order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
 def _way_to(

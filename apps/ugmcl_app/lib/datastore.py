@@ -1,38 +1,39 @@
-"""datastore: a folder of scans and labels behind MONAI Label's interface, where nothing is lost or half
-written.
+"""datastore: scans and labels behind MONAI Label's interface, where nothing is lost or half written.
 
-What is known of them is in the catalogue, a database; the scans and the labels in effect stay plain files in
-the folder. Differs from the stock `LocalDatastore`: every change is one transaction, several processes may
-work on one project, every version of a label is kept, no file watcher (one listing is compared, so network
-mounts work), names and labels are checked before they reach the disk, and unusable files are set aside with a
-reason instead of served.
+What is known of them is in the catalogue, a database; the scans stay where their source has them, a folder or
+a PACS, and the labels in effect are plain files. Differs from the stock `LocalDatastore`: every change is one
+transaction, several processes may work on one project, every version of a label is kept, no file watcher (one
+listing is compared, so network mounts work), names and labels are checked before they reach the disk, and
+unusable files are set aside with a reason instead of served.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from .catalogue import adoption, cases, folder_files, labels, repair, stock_file
+from ugmcl.agreement import AGREEMENT_DICE
+
+from .catalogue import adoption, cases, labels, repair, stock_file
+from .catalogue.case_source import CaseSource
 from .catalogue.folder_sync import FolderSync
 from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
 from .catalogue.label_writer import LabelWriter
 from .catalogue.labels import FINAL
-from .catalogue.look import VOXELS, Looker
-from .checks import TAGS, check_label, plain_params, safe_id, safe_tag
-from .datastore_view import FolderView
-from .errors import Refusal, UnusableImage
-from .pool import Signature
-from .volumes import EXTENSIONS, encode, read_header, read_volume
-from .workspace import Workspace, file_name_of, write_file_atomic, write_json_atomic
+from .catalogue.look import Looker
+from .checks import TAGS, check_label, safe_id, safe_tag
+from .datastore_images import ImageStore
+from .double_reading import DoubleReading
+from .errors import Refusal
+from .volumes import EXTENSIONS, encode, read_header
+from .workspace import Workspace, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -41,29 +42,32 @@ RESCAN_SHARE = 0.05
 """A folder so large that listing it takes long is listed less often: at most this share of the time."""
 START_CHECK_S = 2.0
 """Seconds a start spends on reading voxels; the rest of a large pool is read in the background."""
+START_CHECK_CASES = 10_000
+"""In a pool larger than this, that time would reach a few percent of the scans: a start does not spend it."""
 START_OPEN_S = 2.0
 """Seconds a start spends on opening files that are new to the catalogue."""
 BACKGROUND_CHECK_S = 0.3
 """Seconds of that reading in each period, so that training and inference keep the processor."""
-_OWN_KEYS = ("sha256", "name", "ts", "path")
 
 
-class FolderDatastore(FolderView):
-    """Scans and labels of one folder, with everything that changes them.
+class FolderDatastore(ImageStore):
+    """Scans of one source and their labels, with everything that changes them.
 
     Attributes:
         on_labels_changed: Called, without arguments, after any final label was saved, found or removed.
         allow_empty: Whether final labels may be all zero without a word.
+        readings: What several readers of one case gave, and what is decided about it.
         repairs: Sentences on what the start mended or set aside.
     """
 
     def __init__(
         self,
-        folder: Path | str,
+        scans: CaseSource | Path | str,
         workspace: Workspace,
         labels: Mapping[str, int],
         allow_empty: bool = False,
         start_check_s: float = START_CHECK_S,
+        agreement_dice: float = AGREEMENT_DICE,
     ) -> None:
         self.on_labels_changed: list[Callable[[], None]] = []
         self.allow_empty = allow_empty
@@ -71,11 +75,19 @@ class FolderDatastore(FolderView):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._heard = 0  # the revision of the final labels that listeners know
-        super().__init__(folder, labels, workspace.database)
+        super().__init__(scans, labels, workspace.database)
         self._store = LabelStore(workspace.labels)
-        self._looker = Looker(self._folder, self.labels, allow_empty)
+        self._looker = Looker(self._source, self.labels, allow_empty)
         self._sync = FolderSync(self._database, self._looker, self._store)
         self._writer = LabelWriter(self._database, self._store, self._sync, self._looker)
+        self.readings = DoubleReading(
+            self._database,
+            self._store,
+            self._writer,
+            self.labels,
+            agreement_dice,
+            on_decided=lambda: self._announce(FINAL),
+        )
         self.repairs = self._start(start_check_s)
 
     def _start(self, check_s: float) -> list[str]:
@@ -86,10 +98,13 @@ class FolderDatastore(FolderView):
         said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
         self._sync.load(labels_too=alike)
         said += repair.finish_pending(self._database, self._store, self._writer)
-        self._look_around(START_OPEN_S, check_s)
+        with self._database.read() as session:
+            is_large = cases.count(session) > START_CHECK_CASES
+        self._look_around(START_OPEN_S, 0.0 if is_large else check_s)
         # Again, for cases that only the look has found: the database was new.
         said += repair.finish_pending(self._database, self._store, self._writer)
         said += repair.restore_damaged(self._database, self._store, self._workspace.quarantine, self._sync)
+        self.readings.decide_all()
         with self._database.read() as session:
             self._heard = self._final_revision(session)
         return said
@@ -106,7 +121,8 @@ class FolderDatastore(FolderView):
             label_filename: The submitted file, NIfTI or NRRD.
             label_tag: `final` or `original`.
             label_info: The viewer's params: `label_info` [{"name", "idx"}], `no_finding`, `comment`, `tool`,
-                `model_version`, and what else is kept.
+                `model_version`, `adjudicate` (decides a case that several readers label), and what else is
+                kept.
 
         Raises:
             Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see
@@ -116,13 +132,47 @@ class FolderDatastore(FolderView):
         info = self._params(label_info)
         image = self._require_usable(image_id)
         no_finding = info.pop("no_finding", False) in (True, "true")
+        adjudicates = info.pop("adjudicate", False) in (True, "true")
         meaning = info.pop("label_info", None)
         may_be_empty = self.allow_empty or tag != FINAL  # a proposal may well find nothing
         array = check_label(label_filename, image, self.labels, meaning, no_finding, may_be_empty)
-        content = encode(array, read_header(image).affine, EXTENSIONS[0])
-        info["label_info"] = [{"name": name, "idx": value} for name, value in self.labels.items()]
         if meaning:
             info["submitted_label_info"] = meaning
+        self._keep_label(image_id, image, tag, array, info, adjudicates)
+        return image_id
+
+    def take_label(self, image_id: str, array: NDArray[Any], label_info: dict[str, Any] | None) -> str:
+        """Store a final label that was read and checked already.
+
+        Args:
+            image_id: A scan of this project.
+            array: `(X, Y, Z)` on the scan's grid, with the project's values.
+            label_info: As in `save_label`.
+
+        Raises:
+            Refusal: 404 for an unknown image, 503 or 422 if it cannot be fetched or used.
+        """
+        info = self._params(label_info)
+        adjudicates = info.pop("adjudicate", False) in (True, "true")
+        self._keep_label(image_id, self._require_usable(image_id), FINAL, array, info, adjudicates)
+        return image_id
+
+    def has_label(self, image_id: str, array: NDArray[Any]) -> bool:
+        """Whether the final label in effect is this very one; the scan must be on this disk."""
+        content = encode(array, read_header(self.image_file(image_id)).affine, EXTENSIONS[0])
+        return self.final_labels().get(image_id) == self._store.digest(content)
+
+    def _keep_label(
+        self,
+        image_id: str,
+        image: Path,
+        tag: str,
+        array: NDArray[Any],
+        info: dict[str, Any],
+        adjudicates: bool = False,
+    ) -> None:
+        content = encode(array, read_header(image).affine, EXTENSIONS[0])
+        info["label_info"] = [{"name": name, "idx": value} for name, value in self.labels.items()]
         if not array.any():
             info["no_finding"] = True
         now = time.time()
@@ -137,9 +187,28 @@ class FolderDatastore(FolderView):
             info=info,
             **stock_file.provenance(info),
         )
-        self._writer.save(record, content)
-        self._announce(tag)
-        return image_id
+        saved = self._writer.save(record, content, settles=adjudicates)
+        if saved.is_label:
+            self._announce(tag)
+        else:
+            self.readings.decide(image_id)
+
+    def label_version(self, image_id: str, uid: str) -> Path:
+        """The kept file of one version of a label, readings included.
+
+        Raises:
+            Refusal: 404 if there is no such version, or its bytes were not kept.
+        """
+        with self._database.read() as session:
+            self._require(session, image_id)
+            found = labels.version(session, image_id, uid)
+        if found is None or self._store.read(found.sha256, found.extension) is None:
+            raise Refusal(
+                404,
+                f"The image {image_id!r} has no kept label version {uid[:80]!r}; "
+                "GET /datastore/label/history lists them.",
+            )
+        return self._store.path_of(found.sha256, found.extension)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         label_id, tag = safe_id(label_id), safe_tag(label_tag)
@@ -157,77 +226,6 @@ class FolderDatastore(FolderView):
             label.info = {**label.info, **added}
 
         self._database.write(change)
-
-    # --- images
-
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None) -> str:
-        """Check a scan and copy it into the folder; its extension is what its content deserves.
-
-        Raises:
-            Refusal: 400 for an unsafe id, 422 for an unusable file, 409 where another scan has that id and a
-                label, or a file set aside has it.
-        """
-        if not image_id:
-            name = os.path.basename(image_filename)
-            ending = next((e for e in EXTENSIONS if name.lower().endswith(e)), "")
-            image_id = name[: len(name) - len(ending)]
-        image_id, info = safe_id(image_id), self._params(image_info)
-        try:
-            read_volume(image_filename)
-            extension = read_header(image_filename).extension
-        except UnusableImage as error:
-            raise Refusal(422, f"The image cannot be used. {error}") from error
-        path = self._folder / (image_id + extension)
-        self._require_free(image_id, path, Path(image_filename))
-        write_file_atomic(path, lambda temporary: _copy(image_filename, temporary))
-        self._remove_images(image_id, extension)
-        self._sync.look(image_id)
-        self.update_image_info(image_id, {**info, "ts": int(time.time()), "name": path.name}, own=True)
-        return image_id
-
-    def remove_image(self, image_id: str) -> None:
-        image_id = safe_id(image_id)
-        with self._database.read() as session:
-            self._require(session, image_id)
-            was_final = self._label(session, image_id, FINAL) is not None
-        for tag in TAGS:
-            self._writer.remove(image_id, tag)
-        self._remove_images(image_id, "")
-        for suffix in (".json", ".nii.gz", ".nrrd"):
-            (self._workspace.maps / (file_name_of(image_id) + suffix)).unlink(missing_ok=True)
-
-        def forget(session: Session) -> None:
-            cases.forget(cases.lock(session, [image_id])[image_id])
-            folder_files.drop(session, self._looker.names_of(image_id))
-
-        self._database.write(forget)
-        self._sync.note({}, self._looker.names_of(image_id))
-        if was_final:
-            self._announce(FINAL)
-
-    def update_image_info(self, image_id: str, info: dict[str, Any], own: bool = False) -> None:
-        added = info if own else self._params(info)
-
-        def change(session: Session) -> None:
-            cases.lock(session, [image_id])
-            found = self._require(session, image_id)
-            found.info = {**found.info, **added}
-
-        self._database.write(change)
-
-    def is_usable(self, image_id: str) -> bool:
-        """Whether a scan may be served: reads all of it the first time, and sets it aside if that fails."""
-        with self._database.read() as session:
-            found = cases.find(session, image_id)
-            rows = folder_files.of_cases(session, [image_id]) if found else {}
-        if found is None:
-            return False
-        row, signature = rows.get(found.file), Signature.of(self._folder / found.file)
-        if row is not None and row.signature == signature and row.depth == VOXELS:
-            return row.reason is None
-        usable = self._sync.look(image_id).serving is not None
-        self._announce_news()
-        return usable
 
     # --- following the folder
 
@@ -267,7 +265,7 @@ class FolderDatastore(FolderView):
             self._sync.follow(opening_s)
         except OSError as error:
             # A network mount that is gone for a moment must not look like a project without scans.
-            logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
+            logger.warning("The studies cannot be listed (%s); trying again.", error.strerror)
             return
         self._sync.read_through(voxels_s)
 
@@ -281,39 +279,12 @@ class FolderDatastore(FolderView):
                 pause_s = max(period_s, (time.monotonic() - begun) * (1 / RESCAN_SHARE - 1))
                 self._sync.read_through(BACKGROUND_CHECK_S)
                 archived.advance(BACKGROUND_CHECK_S)
+                self.readings.decide_all()
                 self._announce_news()
             except OSError as error:
-                logger.warning("The studies folder cannot be listed (%s); trying again.", error.strerror)
+                logger.warning("The studies cannot be listed (%s); trying again.", error.strerror)
             except Exception:
-                logger.exception("Following the studies folder failed; trying again.")
-
-    def _require_usable(self, image_id: str) -> Path:
-        with self._database.read() as session:
-            self._require(session, image_id)
-        self.is_usable(image_id)
-        with self._database.read() as session:
-            return self._folder / self._require(session, image_id).file
-
-    def _require_free(self, image_id: str, path: Path, content: Path) -> None:
-        known = self.get_image_uri(image_id)
-        if not known and any((self._folder / (image_id + e)).exists() for e in EXTENSIONS):
-            raise Refusal(
-                409, f"A file that was set aside has the id {image_id!r}; remove or rename it first."
-            )
-        if known and self.get_labels_by_image_id(image_id):
-            same = Path(known) == path and path.read_bytes() == content.read_bytes()
-            if not same:
-                raise Refusal(
-                    409, f"Another image has the id {image_id!r} and labels; remove it or choose another id."
-                )
-
-    def _remove_images(self, image_id: str, kept: str) -> None:
-        for extension in EXTENSIONS:
-            if extension != kept:
-                (self._folder / (image_id + extension)).unlink(missing_ok=True)
-
-    def _params(self, info: Any) -> dict[str, Any]:
-        return {key: value for key, value in plain_params(info).items() if key not in _OWN_KEYS}
+                logger.exception("Following the studies failed; trying again.")
 
     @staticmethod
     def _final_revision(session: Session) -> int:
@@ -336,7 +307,3 @@ class FolderDatastore(FolderView):
                 listener()
             except Exception:
                 logger.exception("A listener to label changes failed.")
-
-
-def _copy(source: str, target: Path) -> None:
-    shutil.copyfile(source, target)

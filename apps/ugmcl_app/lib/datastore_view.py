@@ -16,6 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from sqlalchemy.orm import Session
 
 from .catalogue import cases, facts, folder_files, labels, stock_file
+from .catalogue.case_source import CaseSource, FolderSource
 from .catalogue.database import Database
 from .catalogue.labels import FINAL, FinalLabels
 from .catalogue.schema import ACTIVE, Case, Label
@@ -27,15 +28,16 @@ _PROJECT = {"name": "new-dataset", "description": "New Dataset"}
 
 
 class FolderView(Datastore):  # type: ignore[misc]
-    """Scans of one folder and their labels under `labels/<tag>/`, flat, one file each.
+    """Scans of one source and their labels under `labels/<tag>/`, flat, one file each.
 
     Attributes:
         labels: The project's classes, `{name: value}`.
     """
 
-    def __init__(self, folder: Path | str, labels: Mapping[str, int], database: Database) -> None:
+    def __init__(self, scans: CaseSource | Path | str, labels: Mapping[str, int], database: Database) -> None:
         self.labels = dict(labels)
-        self._folder = Path(folder).expanduser().resolve()
+        self._source: CaseSource = FolderSource(scans) if isinstance(scans, Path | str) else scans
+        self._folder = self._source.root
         self._database = database
         self._finals = FinalLabels(database)
         for tag in TAGS:
@@ -62,13 +64,13 @@ class FolderView(Datastore):  # type: ignore[misc]
                 "total": cases.count(session),
                 "completed": counts.get(FINAL, 0),
                 "label_tags": {tag: counts[tag] for tag in TAGS if tag in counts},
-                "quarantined": _listed(folder_files.set_aside(session)),
+                "quarantined": _listed(self._source.set_aside(session)),
             }
 
     def quarantined(self) -> list[dict[str, str]]:
         """Files set aside, `{"file", "reason"}`, by name; they stay where they are."""
         with self._database.read() as session:
-            return _listed(folder_files.set_aside(session))
+            return _listed(self._source.set_aside(session))
 
     def json(self) -> dict[str, Any]:
         with self._database.read() as session:
@@ -81,9 +83,24 @@ class FolderView(Datastore):  # type: ignore[misc]
             return cases.ids(session)
 
     def image_files(self) -> dict[str, str]:
-        """Path of every case served, by id, in one query."""
+        """Path of every case served whose scan is on this disk, by id, in one query."""
         with self._database.read() as session:
-            return {i: f"{self._folder}{os.sep}{file}" for i, file in cases.files(session)}
+            found = cases.files(session)
+        return self._source.at_hand(found)
+
+    def image_file(self, image_id: str) -> Path:
+        """The scan of a case, fetched if it is not on this disk.
+
+        Raises:
+            Refusal: 404 for an unknown case, 503 while its source is away, 422 for an unusable scan.
+        """
+        with self._database.read() as session:
+            name = self._require(session, image_id).file
+        return self._source.fetch(name)
+
+    def dicom_uids(self, case_ids: list[str]) -> dict[str, tuple[str, str]]:
+        """StudyInstanceUID and SeriesInstanceUID of those cases that come from a PACS, by id."""
+        return self._source.uids(case_ids)
 
     def has_image(self, image_id: str) -> bool:
         """Whether a case is served; unlike `list_images`, reads one row."""
@@ -110,19 +127,21 @@ class FolderView(Datastore):  # type: ignore[misc]
         return [image_id for image_id in self.list_images() if image_id not in labeled]
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
-        path = self.get_image_uri(image_id)
-        return io.BytesIO(Path(path).read_bytes()) if path else None
+        return io.BytesIO(self.image_file(image_id).read_bytes()) if self.has_image(image_id) else None
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of a scan; empty for an unknown id."""
+        """Path of a scan, whether or not it is on this disk just now; empty for an unknown id."""
         with self._database.read() as session:
             found = cases.find(session, image_id)
-            return str(self._folder / found.file) if found else ""
+            return str(self._source.path(found.file)) if found else ""
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         with self._database.read() as session:
             found = self._require(session, image_id)
-            return {**found.info, "path": str(self._folder / found.file)}
+            info = {**found.info, "path": str(self._source.path(found.file))}
+        for study, series in self._source.uids([image_id]).values():
+            info |= {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        return info
 
     # --- labels
 
@@ -144,7 +163,10 @@ class FolderView(Datastore):  # type: ignore[misc]
             pairs = labels.pairs(session, FINAL)
         root = f"{self._folder}{os.sep}" if full_path else ""
         return [
-            {"image": root + file, "label": f"{root}labels/{FINAL}/{case_id}{extension}"}
+            {
+                "image": str(self._source.path(file)) if full_path else file,
+                "label": f"{root}labels/{FINAL}/{case_id}{extension}",
+            }
             for case_id, file, extension in pairs
         ]
 

@@ -15,12 +15,19 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask as StockAsyncTask
 
 from .errors import Refusal
-from .round_record import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Round
+from .round_record import CANCELLED, DONE, FAILED, PAUSED, QUEUED, RUNNING, Round
 from .rounds import RoundQueue
 
 logger = logging.getLogger(__name__)
 
-_TASK_STATUS = {QUEUED: "SUBMITTED", RUNNING: "RUNNING", DONE: "DONE", FAILED: "ERROR", CANCELLED: "STOPPED"}
+_TASK_STATUS = {
+    QUEUED: "SUBMITTED",
+    PAUSED: "SUBMITTED",
+    RUNNING: "RUNNING",
+    DONE: "DONE",
+    FAILED: "ERROR",
+    CANCELLED: "STOPPED",
+}
 
 
 def install(app: Any) -> None:
@@ -63,7 +70,7 @@ class RoundTasks(StockAsyncTask):  # type: ignore[misc]
             raise Refusal(404, f"There is no trainer '{trainer}'. Known trainers: {', '.join(known)}.")
         entry = queue.request("Requested by a client.")
         if force_sync:
-            queue.wait(entry)
+            entry = queue.wait(entry)
         return task_of(entry, queue), None
 
     @staticmethod

@@ -20,6 +20,7 @@ from ugmcl.inference import Predictor
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import BAND_NAMES, bands
 
+from .drafts import DraftStore
 from .errors import Refusal, UnusableImage
 from .infer_options import DEFAULT_MC_SAMPLES, InferOptions
 from .maps import MapStore, StoredMap
@@ -58,15 +59,19 @@ class PublishedModel:
 
     def get(self) -> tuple[str, Predictor] | None:
         """The live version and its predictor; None before a first model."""
-        version = self._registry.published()
-        if version is None:
-            return None
         with self._lock:
-            if self._loaded is None or self._loaded[0] != version:
-                self._loaded = None  # two models at once might not fit
-                checkpoint = load_checkpoint(self._registry.path(version))
-                self._loaded = (version, Predictor(checkpoint, self._settings.device, self.precision))
-            return self._loaded
+            while (version := self._registry.published()) is not None:
+                if self._loaded is None or self._loaded[0] != version:
+                    self._loaded = None  # two models at once might not fit
+                    try:
+                        checkpoint = load_checkpoint(self._registry.path(version))
+                    except (OSError, ValueError):
+                        if self._registry.give_up(version):
+                            continue  # its files were damaged: another one is live now
+                        raise
+                    self._loaded = (version, Predictor(checkpoint, self._settings.device, self.precision))
+                return self._loaded
+        return None
 
     def version(self, version: str) -> Predictor:
         """A predictor of any kept version; Refusal 404 for an unknown one."""
@@ -83,7 +88,14 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
     client's `uncertainty`, `mc_samples`, `result_extension` and `result_dtype`.
     """
 
-    def __init__(self, model: PublishedModel, maps: MapStore, settings: AppSettings, labeled: Any) -> None:
+    def __init__(
+        self,
+        model: PublishedModel,
+        maps: MapStore,
+        settings: AppSettings,
+        labeled: Any,
+        drafts: DraftStore | None = None,
+    ) -> None:
         """`labeled()` counts the final labels, for the answer before a first model."""
         super().__init__(
             InferType.SEGMENTATION,
@@ -93,6 +105,7 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
             {"mc_samples": DEFAULT_MC_SAMPLES},
         )
         self._model, self._maps, self._settings, self._labeled = model, maps, settings, labeled
+        self._drafts = drafts
 
     def is_valid(self) -> bool:
         """Always: a viewer must find the task before the first model; asked to run, it then answers 409."""
@@ -125,6 +138,8 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
         predicted = time.perf_counter()
         if image_id is not None:
             self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, version, summary)
+            if self._drafts is not None:
+                self._drafts.keep(image_id, image, volume, prediction, version)
         label_file = temporary_file(options.extension)
         write_label(label_file, prediction.labels, volume.affine, options.dtype)
         map_file = temporary_file(options.extension) if options.uncertainty else None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
+import time
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
+from .catalogue.adoption import RETIRED
+from .catalogue.database import insert_new, next_number, upsert
+from .catalogue.schema import UncertaintyMap
 from .pool import Signature
 from .volumes import read_voxels, write_map
-from .workspace import Workspace, file_name_of, read_json, write_json_atomic
+from .workspace import Workspace, file_name_of, read_json
+
+_EXTENSION, _CONVERTED = ".nii.gz", ".nrrd"
+_ABANDONED_AGE_S = 600.0
 
 
 class StoredMap(NamedTuple):
@@ -31,21 +41,27 @@ class StoredMap(NamedTuple):
 
 
 class MapStore:
-    """One map a case under `<workspace>/maps/`, replaced by the next. Thread-safe."""
+    """One map a case under `<workspace>/maps/`, in a file of its own; the catalogue says which one is the
+    case's. Thread-safe, in several processes too."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.maps
-        self._lock = threading.Lock()
+        self._database = workspace.database
+        self._adopt(workspace)
+        self._remove_stray()
 
     def find(self, image_id: str, image: Path) -> StoredMap | None:
         """The map of a case, if it was made of the image file as it is now."""
-        stored = read_json(self._file(image_id, ".json"), None)
-        path = self._file(image_id, ".nii.gz")
-        if not isinstance(stored, dict) or not path.exists():
+        with self._database.read() as session:
+            stored = session.get(UncertaintyMap, image_id)
+        if stored is None or stored.scan != _scan(image):
             return None
-        if stored.get("image") != list(Signature.of(image) or ()):
-            return None
-        return StoredMap(path, stored["model_version"], stored["mc_samples"], stored["summary"])
+        path = self._folder / stored.file
+        return (
+            StoredMap(path, stored.model_version, stored.mc_samples, stored.summary)
+            if path.exists()
+            else None
+        )
 
     def keep(
         self,
@@ -68,30 +84,114 @@ class MapStore:
             summary: `UncertaintySummary.to_dict()` of it.
             seed: Of its dropout masks.
         """
-        path = self._file(image_id, ".nii.gz")
-        with self._lock:
-            # The description goes first and comes last: a map is never described by another one's numbers.
-            self._file(image_id, ".json").unlink(missing_ok=True)
-            self._file(image_id, ".nrrd").unlink(missing_ok=True)
-            write_map(path, values, affine)
-            described = {
-                "id": image_id,
-                "model_version": model_version,
-                "mc_samples": summary["mc_samples"],
-                "seed": seed,
-                "summary": summary,
-                "image": list(Signature.of(image) or ()),
-            }
-            write_json_atomic(self._file(image_id, ".json"), described)
-        return StoredMap(path, model_version, summary["mc_samples"], summary)
+        path = self._folder / f"{file_name_of(image_id)}.{uuid.uuid4().hex[:12]}{_EXTENSION}"
+        write_map(path, values, affine)
+        row: dict[str, Any] = {
+            "case_id": image_id,
+            "file": path.name,
+            "sha256": _digest(path),
+            "model_version": model_version,
+            "scan": _scan(image),
+            "mc_samples": int(summary["mc_samples"]),
+            "seed": seed,
+            "summary": summary,
+            "made_at": time.time(),
+        }
+
+        def enter(session: Session) -> str | None:
+            next_number(session, "maps")  # one after the other: each knows which file it replaces
+            before = session.scalar(select(UncertaintyMap.file).where(UncertaintyMap.case_id == image_id))
+            upsert(session, UncertaintyMap, [row], ["case_id"])
+            return before
+
+        before = self._database.write(enter)
+        if before is not None:
+            remove_files(self._folder, before)
+        return StoredMap(path, model_version, row["mc_samples"], summary)
 
     def as_nrrd(self, image_id: str) -> Path:
         """The kept map as `.nrrd`, converted once."""
-        path = self._file(image_id, ".nrrd")
-        with self._lock:
-            if not path.exists():
-                write_map(path, *read_voxels(self._file(image_id, ".nii.gz")))
+        with self._database.read() as session:
+            file = session.scalar(select(UncertaintyMap.file).where(UncertaintyMap.case_id == image_id))
+        if file is None:
+            raise FileNotFoundError(f"There is no uncertainty map of {image_id!r} any more.")
+        path = _converted(self._folder, file)
+        if not path.exists():
+            write_map(path, *read_voxels(self._folder / file))
         return path
 
-    def _file(self, image_id: str, suffix: str) -> Path:
-        return self._folder / (file_name_of(image_id) + suffix)
+    def _adopt(self, workspace: Workspace) -> None:
+        """Take over the descriptions that earlier versions kept in files, once."""
+        files = list(self._folder.glob("*.json"))
+        rows = [row for file in files if (row := _described(file, read_json(file, None))) is not None]
+        if rows:
+            self._database.write(lambda session: insert_new(session, UncertaintyMap, rows))
+        kept = workspace.root / RETIRED / "maps"
+        for file in files:
+            kept.mkdir(parents=True, exist_ok=True)
+            if file.exists():
+                file.replace(kept / file.name)
+
+    def _remove_stray(self) -> None:
+        """Delete files that a killed process has left; they can be made again."""
+        present = {path.name: path for path in self._folder.iterdir() if path.is_file()}
+        if not present:
+            return
+        with self._database.read() as session:
+            known = {str(file) for file in session.scalars(select(UncertaintyMap.file))}
+        known |= {_converted(self._folder, file).name for file in known}
+        for name in present.keys() - known:
+            signature = Signature.of(present[name])
+            if signature and time.time() - signature.mtime_ns / 1e9 > _ABANDONED_AGE_S:
+                present[name].unlink(missing_ok=True)
+
+
+def forget_map(session: Session, image_id: str) -> str | None:
+    """Forget the map of a case that is removed; returns its file for `remove_files` after the transaction."""
+    file = session.scalar(select(UncertaintyMap.file).where(UncertaintyMap.case_id == image_id))
+    session.execute(
+        delete(UncertaintyMap)
+        .where(UncertaintyMap.case_id == image_id)
+        .execution_options(synchronize_session=False)
+    )
+    return file
+
+
+def remove_files(folder: Path, file: str) -> None:
+    """Delete a map's file and what was converted from it."""
+    (folder / file).unlink(missing_ok=True)
+    _converted(folder, file).unlink(missing_ok=True)
+
+
+def _converted(folder: Path, file: str) -> Path:
+    return folder / (file.removesuffix(_EXTENSION) + _CONVERTED)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _scan(image: Path) -> str:
+    """What changes when the image's file does."""
+    signature = Signature.of(image)
+    return "" if signature is None else f"{signature.size}:{signature.mtime_ns}"
+
+
+def _described(file: Path, stored: Any) -> dict[str, Any] | None:
+    """The row of a map that an earlier version described in a file beside it."""
+    try:
+        size, mtime_ns = stored["image"]
+        return {
+            "case_id": str(stored["id"]),
+            "file": file.name.removesuffix(".json") + _EXTENSION,
+            "sha256": "",
+            "model_version": str(stored["model_version"]),
+            "scan": f"{size}:{mtime_ns}",
+            "mc_samples": int(stored["mc_samples"]),
+            "seed": int(stored.get("seed", 0)),
+            "summary": dict(stored["summary"]),
+            "made_at": file.stat().st_mtime,
+        }
+    except (TypeError, KeyError, ValueError, OSError):
+        return None  # cut off, or of another version: the map is made again

@@ -3,7 +3,8 @@
 A reader is who logged in, else the non-empty `client_id` of the request, else nobody. A named reader has one
 case at a time and gets the same one again until the label is saved, the case is given back or skipped, or its
 time is over. An anonymous request gets the free case that was given to anyone longest ago, or never: nobody
-would give a lease back for it. Nothing is offered only when every case is labeled.
+would give a lease back for it. A case that several readers label has as many places; nobody gets it twice.
+Nothing is offered only when every case is labeled, or read by this reader, or waits for an adjudicator.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .catalogue import cases, leases
+from .catalogue import cases, leases, readers, readings
 from .catalogue.database import Database
 from .catalogue.schema import PRESENT, Case, Lease
 from .datastore import FolderDatastore
 from .errors import Refusal
 
 _PAGE = 50
-_MAX_NAME = 200
 _MAX_REASON = 1000
 
 
@@ -43,11 +43,8 @@ class Offer(NamedTuple):
 
 def reader_of(request: dict[str, Any]) -> str:
     """The reader a request comes from; empty: nobody said."""
-    name = request.get("client_id")  # until there is a login; what else a request says of itself is no proof
-    if not isinstance(name, str):
-        return ""
-    # What no database keeps as text: NUL, and half a pair of UTF-16, which JSON can write.
-    return name.strip().replace("\0", "").encode(errors="replace").decode()[:_MAX_NAME]
+    # Until there is a login; what else a request says of itself is no proof.
+    return leases.reader_name(request.get("client_id"))
 
 
 class CaseOffers:
@@ -63,7 +60,7 @@ class CaseOffers:
         self._datastore, self._database, self._lease_s = datastore, database, lease_s
 
     def next(self, reader: str, strategy: str, order: str) -> Offer | None:
-        """The case for a reader now; None when every case is labeled.
+        """The case for a reader now; None when nothing is left for them.
 
         Args:
             reader: As `reader_of`.
@@ -103,13 +100,29 @@ class CaseOffers:
         keys = ("case_id", "reader", "strategy", "granted_at", "heartbeat_at", "expires_at")
         return [{key: getattr(lease, key) for key in keys} for lease in found]
 
-    def plan(self, case_id: str, priority: int | None, assigned_to: str | None) -> dict[str, Any]:
-        """Set by hand how early a case is offered, and to whom; Refusal 404 for an unknown one.
+    def readers(self) -> list[dict[str, Any]]:
+        """What each reader has done; see `catalogue.readers.statistics`."""
+        with self._database.read() as session:
+            return readers.statistics(session, time.time())
+
+    def plan(
+        self,
+        case_id: str,
+        priority: int | None = None,
+        assigned_to: str | None = None,
+        readers_wanted: int | None = None,
+    ) -> dict[str, Any]:
+        """Set by hand how early a case is offered, to whom, and to how many.
 
         Args:
             case_id: The case.
             priority: Above 0 earlier than by score, below 0 later; None: as it is.
             assigned_to: The only reader to offer it to; empty: anyone; None: as it is.
+            readers_wanted: How many readers label it, 1 or more; None: as it is.
+
+        Raises:
+            Refusal: 404 for an unknown case, 409 for more readers of a labeled one, 422 for more readers of
+                one that is assigned to a single one.
         """
 
         def change(session: Session) -> dict[str, Any]:
@@ -120,9 +133,20 @@ class CaseOffers:
                 cases.set_priority(found, priority)
             if assigned_to is not None:
                 cases.assign(found, reader_of({"client_id": assigned_to}) or None)
-            return {"id": case_id, "priority": found.priority, "assigned_to": found.assigned_to}
+            if readers_wanted is not None:
+                _want_readers(session, found, readers_wanted)
+            if found.readers_wanted > 1 and found.assigned_to:
+                raise Refusal(
+                    422,
+                    f"The case {case_id!r} cannot be for {found.readers_wanted} readers and assigned to one; "
+                    'send {"assigned_to": ""} or {"readers_wanted": 1} with it.',
+                )
+            keys = ("id", "priority", "assigned_to", "readers_wanted")
+            return {key: getattr(found, key) for key in keys}
 
-        return self._database.write(change)
+        planned = self._database.write(change)
+        self._datastore.readings.decide(case_id)  # fewer may be wanted than there are
+        return planned
 
     # --- named readers
 
@@ -143,6 +167,9 @@ class CaseOffers:
                 leases.end(lease, leases.RELEASED, now, "the case is no longer to be labeled")
             return None
 
+        with self._database.read() as session:  # most who ask have just saved a label, and have none
+            if leases.of_reader(session, reader) is None:
+                return None
         offer = self._database.write(renew)
         return offer if offer is None or self._datastore.is_usable(offer.id) else self._again(reader)
 
@@ -174,7 +201,9 @@ class CaseOffers:
         self, session: Session, reader: str, strategy: str, order: str, chances: list[str]
     ) -> Offer | None:
         now = time.time()
-        mine = select(Case).where(*_TO_DO, ~leases.in_force(now), ~leases.skipped(reader))
+        mine = select(Case).where(
+            *_TO_DO, leases.has_room(now), ~readings.read_by(reader), ~leases.skipped(reader)
+        )
         free = mine.where(Case.assigned_to.is_(None))
         by_rank = (Case.priority.desc(), Case.rank_score.desc(), Case.id)
         # Asked for by itself: as a condition below, SQLite would walk through every case by rank.
@@ -198,9 +227,9 @@ class CaseOffers:
 
     def _shared(self, reader: str) -> Offer | None:
         """Everything that is left is in work, assigned or skipped: the case given out longest ago, to share;
-        one that the reader skipped last of all."""
+        one that the reader skipped last of all. None that the reader has read already."""
         skipped = []
-        for case_id, _ in self._by_last_lease("rank", free=False):
+        for case_id, _ in self._by_last_lease(reader, "rank", free=False):
             with self._database.read() as session:
                 if leases.skipped_by(session, reader, [case_id]):
                     skipped.append(case_id)
@@ -214,7 +243,7 @@ class CaseOffers:
     def _next_for_nobody(self, order: str) -> Offer | None:
         for free in (True, False):
             chances = self._by_chance() if order == "random" and free else iter(())
-            for case_id, before in itertools.chain(chances, self._by_last_lease(order, free)):
+            for case_id, before in itertools.chain(chances, self._by_last_lease("", order, free)):
                 if not self._datastore.is_usable(case_id):
                     continue
                 now = max(time.time(), before + 1e-6)  # a clock set back must not offer it at once again
@@ -231,17 +260,21 @@ class CaseOffers:
                 count = session.scalar(select(func.count()).select_from(Case).where(*where)) or 0
                 if not count:
                     return
-                rows = select(Case.id, leases.in_force(time.time()), Case.assigned_to).where(*where)
+                # Asked of one row only: of all of them it would take long.
+                is_free = and_(leases.has_room(time.time()), ~readings.read_by(""))
+                rows = select(Case.id, is_free, Case.assigned_to).where(*where)
                 offset = random.randrange(count)
                 found = session.execute(rows.order_by(Case.id).offset(offset).limit(1)).first()
-            if found is not None and not found[1] and found[2] is None:
+            if found is not None and found[1] and found[2] is None:
                 yield found[0], float(oldest or 0.0)
 
-    def _by_last_lease(self, order: str, free: bool) -> Iterator[tuple[str, float]]:
-        """Unlabeled cases, never given out first, then longest ago; equals in the strategy's order."""
-        rows: Select[str, float] = select(Case.id, Case.leased_at).where(*_TO_DO)
+    def _by_last_lease(self, reader: str, order: str, free: bool) -> Iterator[tuple[str, float]]:
+        """Cases to do, never given out first, then longest ago; equals in the strategy's order."""
+        rows: Select[str, float] = select(Case.id, Case.leased_at).where(
+            *_TO_DO, readings.are_missing(), ~readings.read_by(reader)
+        )
         if free:
-            rows = rows.where(~leases.in_force(time.time()), Case.assigned_to.is_(None))
+            rows = rows.where(leases.has_room(time.time()), Case.assigned_to.is_(None))
         if order == "rank":
             rows = rows.order_by(Case.leased_at, Case.priority.desc(), Case.rank_score.desc(), Case.id)
         else:
@@ -270,6 +303,16 @@ class CaseOffers:
 
 
 _TO_DO = (Case.state == PRESENT, Case.labeled.is_(False))
+
+
+def _want_readers(session: Session, case: Case, readers: int) -> None:
+    if readers > 1 and case.labeled:
+        raise Refusal(
+            409, f"The case {case.id!r} has its label already; remove that before asking for more readers."
+        )
+    cases.want_readers(case, readers)
+    if len(readings.open_of(session, case.id)) < readers:
+        readings.withdraw(session, case.id, time.time())
 
 
 def _for_anyone_or(reader: str) -> ColumnElement[bool]:

@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 import shutil
-import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ugmcl.checkpoint import Checkpoint, save_checkpoint
+from sqlalchemy.orm import Session
 
+from ugmcl.checkpoint import Checkpoint
+
+from . import model_folders
+from .catalogue import model_rows
+from .catalogue.database import next_number
 from .errors import Refusal
-from .round_record import finite, now_iso
-from .workspace import Workspace, read_json, write_json_atomic
-
-logger = logging.getLogger(__name__)
+from .model_folders import MODEL_FILE, RECORD_FILE, StagedVersion
+from .registry_check import check_versions, verify
+from .workspace import Workspace, read_json
 
 KEPT_VERSIONS = 10
-MODEL_FILE, RECORD_FILE = "model.pt", "record.json"
 
 
 class ModelRegistry:
-    """Model versions in `models/<version>/` (`model.pt`, `record.json`) and the list of them in
-    `models.json`.
+    """Model versions: their files in `models/<version>/`, and in the catalogue which there are and which is
+    live.
 
-    A version's folder is complete before `models.json` names it, and `models.json` is replaced as a whole, so
-    a reader sees either the old state or the new one. Thread-safe; one process writes.
+    A version's folder is complete before the catalogue names it. Whatever process publishes, the others
+    answer with that version from then on. Thread-safe, in several processes too.
 
     Attributes:
-        on_published: Called with the version after it went live, by training or by rollback.
+        on_published: Called with the version after this process made it live, by training or by rollback.
+        repairs: Sentences on what opening it had to mend.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self._folder = workspace.models
-        self._file = workspace.models_file
-        self._lock = threading.RLock()
+        self._database = workspace.database
         self.on_published: list[Callable[[str], None]] = []
-        stored = read_json(self._file, {})
-        self._published: str | None = stored.get("published")
-        self._count: int = int(stored.get("count", 0))
-        self._entries: list[dict[str, Any]] = [
-            entry
-            for entry in stored.get("versions", [])
-            if (self._folder / entry["version"] / MODEL_FILE).is_file()
-        ]
-        if not stored:
-            self._recover()
-        if self._published not in {entry["version"] for entry in self._entries}:
-            self._published = None
+        self.repairs: list[str] = check_versions(workspace)
+
+    # -- adding
 
     def add(
         self,
@@ -71,53 +60,89 @@ class ModelRegistry:
         Returns:
             The version, one opaque string.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".adding-", dir=self._folder))
-        try:
-            file = staging / MODEL_FILE
-            if isinstance(model, Checkpoint):
-                save_checkpoint(file, model)
-            else:
-                shutil.copyfile(model, file)
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            with self._lock:
-                version = f"v{self._count + 1:04d}-{digest[:6]}"
-                entry = {
-                    "version": version,
-                    "round": round_id,
-                    "metrics": finite(metrics),
-                    "created_at": now_iso(),
-                }
-                write_json_atomic(staging / RECORD_FILE, finite({**record, **entry, "model_sha256": digest}))
-                os.rename(staging, self._folder / version)
-                self._count += 1
-                self._entries.append(entry)
-                self._prune()
-                self._store()
-            return version
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        staged = self.stage(model, round_id, metrics, record)
+        self.tidy(self._database.write(lambda session: self.enter(session, staged, live=False)))
+        return staged.version
+
+    def stage(
+        self,
+        model: Checkpoint | Path,
+        round_id: str,
+        metrics: dict[str, Any] | None,
+        record: dict[str, Any],
+    ) -> StagedVersion:
+        """Put a candidate's files into place; `enter` makes it a version, `discard` takes it back."""
+        number = self._database.write(lambda session: next_number(session, model_rows.COUNTER))
+        return model_folders.stage(self._folder, model, number, round_id, metrics, record)
+
+    def discard(self, staged: StagedVersion) -> None:
+        """Delete the files of a candidate that did not become a version."""
+        shutil.rmtree(self._folder / staged.version, ignore_errors=True)
+
+    def enter(self, session: Session, staged: StagedVersion, live: bool) -> list[str]:
+        """Make a staged candidate a version, and the live one if asked, in the caller's transaction.
+
+        Returns:
+            Versions that are one too many now; `tidy` deletes their files after the transaction.
+        """
+        model_rows.add(session, [staged._asdict()])
+        if live:
+            model_rows.publish(session, staged.version)
+        return model_rows.prune(session, KEPT_VERSIONS)
+
+    def tidy(self, versions: list[str]) -> None:
+        """Delete the files of versions that the catalogue does not name any more."""
+        for version in versions:
+            shutil.rmtree(self._folder / version, ignore_errors=True)
+
+    # -- which one is live
 
     def publish(self, version: str) -> None:
         """Make a version live, forward or backward; Refusal 404 names the known ones if it is unknown."""
-        with self._lock:
-            self.path(version)
-            self._published = version
-            self._store()
+
+        def change(session: Session) -> None:
+            self._require(session, version)
+            model_rows.publish(session, version)
+
+        self._database.write(change)
+        self.announce(version)
+
+    def announce(self, version: str) -> None:
+        """Tell this process that a version went live."""
         for listener in list(self.on_published):
             listener(version)
 
     def published(self) -> str | None:
-        """The live version, or None before the first."""
-        return self._published
+        """The live version, or None before the first; asks the catalogue."""
+        with self._database.read() as session:
+            return model_rows.live(session)
+
+    def live(self, session: Session) -> str | None:
+        """`published` within a transaction."""
+        return model_rows.live(session)
+
+    def give_up(self, version: str) -> bool:
+        """Look at the files of a version that could not be loaded; if they are damaged, mark it, and let the
+        newest sound one be live instead.
+
+        Returns:
+            Whether something was wrong with them.
+        """
+        with self._database.read() as session:
+            found = model_rows.find(session, version)
+        if found is None:
+            return True
+        if model_folders.why_unusable(self._folder, version, found.sha256) is None:
+            return False
+        self.repairs += verify(self._folder, self._database)
+        return True
+
+    # -- reading
 
     def path(self, version: str) -> Path:
-        """The checkpoint file of a version; raises Refusal 404 naming the known ones if it is unknown."""
-        with self._lock:
-            known = [entry["version"] for entry in self._entries]
-        if version not in known:
-            named = ", ".join(known) if known else "none yet"
-            raise Refusal(404, f"There is no model version '{version}'. Known versions: {named}.")
+        """The checkpoint file of a version; Refusal 404 names the known ones if it is unknown."""
+        with self._database.read() as session:
+            self._require(session, version)
         return Path(self._folder / version / MODEL_FILE)
 
     def record(self, version: str) -> dict[str, Any]:
@@ -126,41 +151,21 @@ class ModelRegistry:
         return stored
 
     def list(self) -> list[dict[str, Any]]:
-        """All kept versions, oldest first, as `GET /models` shows them."""
-        with self._lock:
+        """All kept versions that can be used, oldest first, as `GET /models` shows them."""
+        with self._database.read() as session:
+            live = model_rows.live(session)
             return [
                 {
-                    "version": entry["version"],
-                    "published": entry["version"] == self._published,
-                    "round": entry["round"],
-                    "metrics": entry["metrics"],
-                    "created_at": entry["created_at"],
+                    "version": entry.version,
+                    "published": entry.version == live,
+                    "round": entry.round,
+                    "metrics": entry.metrics,
+                    "created_at": entry.created_at,
                 }
-                for entry in self._entries
+                for entry in model_rows.usable(session)
             ]
 
-    def _prune(self) -> None:
-        surplus = len(self._entries) - KEPT_VERSIONS
-        dropped = [entry for entry in self._entries[: max(surplus, 0)] if entry["version"] != self._published]
-        for entry in dropped:
-            self._entries.remove(entry)
-            shutil.rmtree(self._folder / entry["version"], ignore_errors=True)
-
-    def _store(self) -> None:
-        state = {"published": self._published, "count": self._count, "versions": self._entries}
-        write_json_atomic(self._file, state)
-
-    def _recover(self) -> None:
-        """Rebuild the list from the versions' own records when `models.json` is missing or unreadable."""
-        for folder in sorted(self._folder.glob("v*-*")):
-            record = read_json(folder / RECORD_FILE, {})
-            if (folder / MODEL_FILE).is_file() and record.get("version") == folder.name:
-                keys = ("version", "round", "metrics", "created_at")
-                self._entries.append({key: record.get(key) for key in keys})
-                self._count = max(self._count, int(folder.name[1:].split("-")[0]))
-        if self._entries:
-            self._published = self._entries[-1]["version"]
-            logger.warning(
-                "The list of model versions was rebuilt from the model folder; the newest is live."
-            )
-            self._store()
+    def _require(self, session: Session, version: str) -> None:
+        if model_rows.find(session, version) is None:
+            named = ", ".join(entry.version for entry in model_rows.usable(session)) or "none yet"
+            raise Refusal(404, f"There is no model version '{version}'. Known versions: {named}.")

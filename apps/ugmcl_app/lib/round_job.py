@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from .precedence import lock_file
 from .registry import ModelRegistry
 from .roles import RoleSplit
 from .round_record import Round
@@ -51,7 +52,8 @@ def build_job(
     Returns:
         Plain data: `command` ("train"), `labeled` [{id, image, label, role}], `unlabeled` [{id, image}],
         `labels` (class names), `published` (checkpoint path or None), `published_version`, `workdir`,
-        `tensorboard`, `preset`, `device`, `threads`, `round_seconds` (cap of a CPU round), `seed`.
+        `tensorboard`, `preset`, `device`, `threads`, `inference_lock`
+        (see `precedence`), `round_seconds` (cap of a CPU round), `seed`.
     """
     cases = _labeled_cases(entry, datastore, roles)
     images = datastore.image_files()
@@ -70,6 +72,7 @@ def build_job(
         "preset": settings.preset,
         "device": settings.device,
         "threads": settings.threads,
+        "inference_lock": str(lock_file(workspace.root)),
         "round_seconds": settings.round_seconds,
         "seed": int(entry.id.lstrip("r")),
     }

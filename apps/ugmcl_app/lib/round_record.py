@@ -11,8 +11,11 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
+TRAIN, VALIDATE = "train", "validate"
+"""What a labeled case is for."""
 
 PUBLIC_KEYS = (
     "id",
@@ -53,7 +56,7 @@ class Round:
 
     Attributes:
         id: Unique in the project.
-        status: "queued", "running", "done", "failed" or "cancelled".
+        status: "queued", "running", "paused", "done", "failed" or "cancelled".
         labeled_ids: Distinct final labels taken in, training and validation, sorted.
         unlabeled: Images of the pool without a final label, as used by the round.
         model_version: The registry's version of the candidate, or None.
@@ -63,6 +66,8 @@ class Round:
             before the first validation case.
         compared_with: The version that `published_before` was measured of, live when the round ended; None
             without validation or without a live version.
+        calibration: How reliable the candidate's probabilities are on the validation cases, as of
+            `ugmcl.reliability.Reliability.to_dict`; None without validation cases.
         progress: `step`, `steps`, `eta_s` in seconds (None while unknown).
         requested: Whether someone asked for it; such a round runs even with nothing new to learn from.
         claimed: Image id -> SHA-256 of its final label when the round started.
@@ -79,6 +84,7 @@ class Round:
     reason: str = ""
     metrics: dict[str, Any] | None = None
     compared_with: str | None = None
+    calibration: dict[str, Any] | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "steps": 0, "eta_s": None})
     created_at: str = field(default_factory=now_iso)
     started_at: str | None = None
@@ -88,6 +94,12 @@ class Round:
     claimed: dict[str, str] = field(default_factory=dict)
     read: dict[str, str] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int | None:
+        """The number that the id counts up; None for an id of another form."""
+        digits = self.id[1:]
+        return int(digits) if self.id.startswith("r") and digits.isdigit() else None
 
     @property
     def labeled(self) -> int:
@@ -129,3 +141,18 @@ class Round:
         """The inverse of `to_dict`; keys of another version of this program are left out."""
         known = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
+
+    @classmethod
+    def of_model(cls, record: dict[str, Any]) -> Round:
+        """The completed round behind a model version, as far as the version's own record tells."""
+        data = [case for case in record.get("data", []) if "label_sha256" in case]
+        step = int(record.get("steps") or 0)
+        return cls(
+            id=str(record.get("round", "")), status=DONE, labeled_ids=sorted(case["id"] for case in data),
+            unlabeled=int(record.get("unlabeled") or 0), model_version=record.get("version"),
+            reason=str(record.get("reason") or ""), metrics=record.get("metrics"),
+            compared_with=record.get("compared_with"), calibration=record.get("calibration"),
+            progress={"step": step, "steps": step, "eta_s": 0.0},
+            finished_at=record.get("created_at"), duration_s=record.get("seconds"),
+            read={case["id"]: case["label_sha256"] for case in data},
+        )  # fmt: skip

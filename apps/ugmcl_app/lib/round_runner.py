@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .model_folders import StagedVersion
+from .precedence import lock_file
 from .publication import decide
 from .registry import ModelRegistry
-from .roles import VALIDATE, RoleSplit
+from .roles import RoleSplit
 from .round_job import LabelSource, build_job, work_folder
-from .round_record import Round
+from .round_record import VALIDATE, Round
 from .settings import AppSettings
 from .worker_process import Event, WorkerOutcome, WorkerProcess
 from .workspace import Workspace, write_json_atomic
@@ -31,25 +33,27 @@ class Worker(Protocol):
 WorkerFactory = Callable[[dict[str, Any], Callable[[Event], None]], Worker]
 
 
-class KeptRound(NamedTuple):
-    """What a completed round leaves.
+class Candidate(NamedTuple):
+    """What a completed round would leave.
 
     Attributes:
-        version: The candidate's version.
-        promoted: Whether it went live.
+        staged: The version to be.
+        promoted: Whether it is to go live.
         reason: The sentence that says why, and which cases were set aside.
         metrics: As in `Round`.
         compared_with: As in `Round`.
+        calibration: As in `Round`.
         used: Ids of the labeled cases used, sorted.
         read: Image id -> SHA-256 of the label file as the worker read it, set-aside cases included.
         set_aside: Image id -> why the round went on without it.
     """
 
-    version: str
+    staged: StagedVersion
     promoted: bool
     reason: str
     metrics: dict[str, Any] | None
     compared_with: str | None
+    calibration: dict[str, Any] | None
     used: list[str]
     read: dict[str, str]
     set_aside: dict[str, str]
@@ -76,8 +80,8 @@ class RoundRunner:
         job = build_job(entry, self._datastore, self._registry, self._roles, self._workspace, self._settings)
         return self._make_worker(job, on_event), len(job["unlabeled"])
 
-    def keep(self, entry: Round, result: Event) -> KeptRound:
-        """Add the candidate to the registry and let it go live if it is good enough."""
+    def candidate(self, entry: Round, result: Event) -> Candidate:
+        """Compare what a worker made with the live version, and put it into place as a version to be."""
         set_aside = {**entry.set_aside, **result["set_aside"]}
         used = sorted(set(result["read"]) - set(set_aside))
         roles = self._roles.assign_all(used)
@@ -88,14 +92,13 @@ class RoundRunner:
         if error:
             promoted, reason = False, error
         record = {**_record(entry, result, used, roles, reason), "compared_with": compared_with}
-        version = self._registry.add(Path(result["checkpoint"]), entry.id, metrics, record)
-        if promoted:
-            self._registry.publish(version)
+        staged = self._registry.stage(Path(result["checkpoint"]), entry.id, metrics, record)
         if set_aside:
             cases = "; ".join(f"{image_id}: {why}" for image_id, why in sorted(set_aside.items()))
             reason = f"{reason.removesuffix('.')}. Set aside: {cases}"
         read = dict(result["read"])
-        return KeptRound(version, promoted, reason, metrics, compared_with, used, read, set_aside)
+        calibration = result.get("calibration")
+        return Candidate(staged, promoted, reason, metrics, compared_with, calibration, used, read, set_aside)
 
     def _against_live(self, result: Event) -> tuple[dict[str, Any] | None, str | None, str]:
         """The round's metrics with `published_before` of the version that is live now, that version, and a
@@ -111,6 +114,7 @@ class RoundRunner:
                 "labels": list(self._settings.labels),
                 "device": self._settings.device,
                 "threads": self._settings.threads,
+                "inference_lock": str(lock_file(self._workspace.root)),
                 "cases": result["validation"],
             }
             outcome = self._make_worker(job, lambda event: None).run()
@@ -150,7 +154,7 @@ def _record(
     entry: Round, result: Event, used: list[str], roles: dict[str, str], reason: str
 ) -> dict[str, Any]:
     """What the registry keeps beside a version."""
-    kept = ("candidate", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
+    kept = ("candidate", "calibration", "config", "precision", "seed", "steps", "seconds", "cpu_seconds")
     record = {key: result.get(key) for key in kept}
     record["data"] = [
         {"id": image_id, "label_sha256": result["read"][image_id], "role": roles[image_id]}

@@ -1,4 +1,7 @@
-"""scoring: keep every unlabeled case scored by the live model, out of the way of training."""
+"""scoring: keep every unlabeled case scored by the live model, out of the way of training.
+
+One process at a time scores, as a job of the catalogue; the others stand by.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import threading
 import time
 from pathlib import Path
 
+from .drafts import DraftStore
+from .heartbeat import Heartbeat
 from .pool import scan_version
+from .precedence import lock_file
 from .registry import ModelRegistry
 from .round_job import LabelSource
+from .score_jobs import ScoreJobs
 from .scores import ScoreBoard
 from .settings import AppSettings
 from .worker_process import Event, WorkerProcess
@@ -36,7 +43,11 @@ class PoolScoring:
         settings: AppSettings,
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
+        self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
+        self._jobs = ScoreJobs(workspace.database)
+        self._inference_lock = lock_file(workspace.root)
         self._job_file = Path(workspace.training) / "score.json"
+        self._progress = {"scored": 0, "cases": 0}
         self._changed = threading.Condition()
         self._paused = 0
         self._stopping = False
@@ -124,16 +135,29 @@ class PoolScoring:
         self._looking_s = time.monotonic() - begun
         if not missing:
             return False
+        job_id = self._jobs.take(version)
+        if job_id is None:
+            return False  # another process scores, or a round runs in one
         worker = self._prepare(version, {image_id: scans[image_id] for image_id in missing})
-        with self._changed:
-            if self._paused or self._stopping or self._registry.published() != version:
-                return False
-            self._worker = worker
-        outcome = worker.run()
-        with self._changed:
-            self._worker = None
+        self._progress = {"scored": 0, "cases": len(missing)}
+        finished = False
+        try:
+            with self._changed:
+                if self._paused or self._stopping or self._registry.published() != version:
+                    return False
+                self._worker = worker
+            with Heartbeat(
+                self._jobs.database, job_id, self._jobs.owner, lambda: dict(self._progress), worker.stop,
+                lambda: not self._jobs.training() and self._registry.published() == version,
+            ):  # fmt: skip
+                outcome = worker.run()
+            finished = outcome.result is not None
+        finally:
+            with self._changed:
+                self._worker = None
+            self._jobs.leave(job_id, self._progress, finished)
         self._scores.flush()
-        if outcome.result is not None or worker.stopped:
+        if finished or worker.stopped:
             return True
         # Not why: the sentence may name a file, and a file may be named after a patient.
         logger.warning("Scoring the unlabeled cases was cut off; it goes on with the next case.")
@@ -145,8 +169,11 @@ class PoolScoring:
         cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
         job = {
             "model": str(self._registry.path(version)),
+            "version": version,
+            "drafts": str(self._fresh_drafts),
             "device": self._settings.device,
             "threads": self._settings.threads,
+            "inference_lock": str(self._inference_lock),
             "mc_samples": 8,
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
@@ -160,6 +187,9 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
+                self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
+            elif event["event"] == "draft":
+                self._drafts.take(event["id"], Path(event["draft"]))
             elif event["event"] == "skipped":
                 self._skipped[event["id"]] = scans[event["id"]]
 

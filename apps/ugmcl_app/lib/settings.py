@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+from ugmcl.agreement import AGREEMENT_DICE
 from ugmcl.presets import PRESETS
 from ugmcl.uncertainty import BAND_NAMES
 
@@ -50,9 +52,42 @@ def _number(kind: Callable[[str], Any], low: float) -> Callable[[str], Any]:
     return parse
 
 
+def _share(text: str) -> float:
+    value: float = _number(float, 0)(text)
+    if value > 1:
+        raise ValueError("allowed is 0 to 1")
+    return value
+
+
 def _preset(text: str) -> str:
     if text not in PRESETS:
         raise ValueError(f"allowed are {', '.join(PRESETS)}")
+    return text
+
+
+def _modalities(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().upper() for part in text.split(",") if part.strip())
+    if not found or not set(found) <= {"MR", "CT"}:
+        raise ValueError("allowed are MR, CT, and MR,CT")
+    return tuple(dict.fromkeys(found))
+
+
+def _search(text: str) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(parse_qsl(text, strict_parsing=bool(text)))
+    except ValueError:
+        raise ValueError("allowed are attributes with values, as in StudyDescription=RESEARCH") from None
+
+
+def _form(text: str) -> str:
+    if text not in ("BINARY", "LABELMAP"):
+        raise ValueError("allowed are BINARY and LABELMAP")
+    return text
+
+
+def _web_address(text: str) -> str:
+    if text and (not text.startswith(("http://", "https://")) or not urlsplit(text).hostname):
+        raise ValueError("allowed is an address that begins with http:// or https://")
     return text
 
 
@@ -91,10 +126,37 @@ class AppSettings:
     """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
     lease_s: float = _option(3600.0, _number(float, 1))
     """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
+    agreement_dice: float = _option(AGREEMENT_DICE, _share)
+    """Dice in [0, 1] that every class of every two readers must reach for their case to be decided."""
     round_seconds: float = _option(90.0, _number(float, 1))
     """Training seconds that a round on a CPU is planned for when it begins; it has at least 40 steps."""
     threads: int = _option(0, _number(int, 0))
     """CPU threads of a round; 0 chooses."""
+
+    webhook: str = _option("", _web_address)
+    """Address that is told of saved labels and published models; empty: nobody."""
+    codes: str = _option("", str)
+    """JSON file with coded terms of structures, beside the built-in ones; see docs/dicom.md."""
+    pacs_user: str = _option("", str)
+    """User at the PACS; the password, or a token instead of both, comes from the environment."""
+    pacs_modalities: tuple[str, ...] = _option(("MR", "CT"), _modalities)
+    """Modalities whose series are cases."""
+    pacs_search: tuple[tuple[str, str], ...] = _option((), _search)
+    """Further QIDO-RS conditions, as in `StudyDescription=RESEARCH&BodyPartExamined=HEART`."""
+    pacs_ca_file: str = _option("", str)
+    """Certificates (PEM) that vouch for the PACS; empty: those that the system trusts."""
+    pacs_client_certificate: str = _option("", str)
+    """Our own certificate (PEM), where the PACS asks for one."""
+    pacs_client_key: str = _option("", str)
+    """Its key (PEM), where it is in a file of its own."""
+    pacs_cache_gib: float = _option(20.0, _number(float, 0.001))
+    """Room for series on this disk, in GiB; labeled cases stay beyond it."""
+    pacs_poll_s: float = _option(10.0, _number(float, 0.1))
+    """Seconds between two looks at what the PACS has."""
+    pacs_push: bool = _option(False, _boolean)
+    """Store every segmentation and its map in the PACS, also when the request does not ask for it."""
+    pacs_seg_form: str = _option("BINARY", _form)
+    """Form of DICOM SEGs: BINARY, or LABELMAP, which few viewers read yet."""
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any] | None) -> AppSettings:

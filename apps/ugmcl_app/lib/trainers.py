@@ -7,7 +7,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from .round_record import DONE
+from .round_record import DONE, RUNNING
 from .rounds import RoundQueue
 
 IGNORED_PARAMETERS = (
@@ -48,12 +48,27 @@ class UGMCLTrain(TrainTask):  # type: ignore[misc]
         }
 
     def stats(self) -> dict[str, Any]:
-        """The last completed round, in the names stock viewers read from `/info/`; empty before the first."""
-        done = [entry for entry in self._rounds.rounds() if entry.status == DONE]
+        """The running or last completed round, in the names stock viewers read from `/info/`; {} before any.
+
+        While one runs there is no `total_time`, by which 3D Slicer knows that its progress bar may move, and
+        `best_metric` is that of the last completed one.
+        """
+        rounds = self._rounds.rounds()
+        done = [entry for entry in rounds if entry.status == DONE]
+        running = next((entry for entry in rounds if entry.status == RUNNING), None)
+        measured = [m["dice"] for m in (done[-1].metrics or {}).values() if m is not None] if done else []
+        if running is not None:
+            return {
+                "round": running.id,
+                "model_version": None,
+                "epoch": running.progress["step"],
+                "total_epochs": max(1, running.progress["steps"]),  # not planned yet: 0
+                "best_metric": max(measured, default=0.0),
+                "start_ts": running.started_at,
+            }
         if not done:
             return {}
         last = done[-1]
-        measured = [m["dice"] for m in (last.metrics or {}).values() if m is not None]
         return {
             "round": last.id,
             "model_version": last.model_version,

@@ -16,9 +16,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from .precedence import Resting
 
 # `import monai` tries every one of these that is installed, and the host installs most of them. A worker uses
 # none, and without them it starts in 3 seconds of CPU time instead of 7.
@@ -177,20 +179,28 @@ def _run_job(command: str, job: dict[str, Any], emit: EventStream) -> None:
     if command == "score":  # SIGTERM may end it anywhere: every score is already reported
         from .worker_score import score_cases
 
+        _rest_during_inferences(job)
         score_cases(job, emit)
         return
     if command == "compare":  # likewise: it writes nothing
         from .worker_compare import compare
 
+        _rest_during_inferences(job)
         compare(job, emit)
         return
     from .worker_train import train_round
 
     stop = StopSignal()
+    _rest_during_inferences(job, lambda: stop.requested)
     with only_worker(Path(job["workdir"])):
         train_round(job, emit, stop)
     if stop.requested:
         raise StopRequested
+
+
+def _rest_during_inferences(job: dict[str, Any], ended: Callable[[], bool] = lambda: False) -> None:
+    if job.get("inference_lock"):
+        Resting(Path(job["inference_lock"]), ended)
 
 
 def _end_by_sigterm() -> None:

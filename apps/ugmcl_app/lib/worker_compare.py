@@ -14,7 +14,7 @@ from ugmcl.metrics import average
 from ugmcl.sampling import LoadCase, TrainingCase
 from ugmcl.trainer import evaluate
 
-from .roles import VALIDATE
+from .round_record import VALIDATE
 from .worker_config import published_model
 from .worker_labels import TakenLabels, label_loader
 

@@ -15,7 +15,7 @@ from ugmcl.volume import Volume
 
 from .checks import check_label
 from .errors import Refusal
-from .roles import TRAIN
+from .round_record import TRAIN
 from .volumes import read_volume
 
 CAME_LATE = "its label came when the round was more than half done; the next round learns it"

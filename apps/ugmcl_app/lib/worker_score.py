@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+import heapq
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ugmcl.case_score import score_case
 from ugmcl.checkpoint import load_checkpoint
 from ugmcl.inference import Predictor
+from ugmcl.volume import Volume
 
+from .drafts import write_draft
 from .volumes import read_volume
 
 if TYPE_CHECKING:
     from .worker import EventStream
+
+logger = logging.getLogger(__name__)
+
+DRAFTED = 24
+"""Cases of a job that get a draft, the least sure so far: a page of the review page's list. A draft takes the
+dropout passes, three times the time of a score, and few people look farther down."""
 
 
 def score_cases(job: dict[str, Any], emit: EventStream) -> None:
     """Score every case of the job; one that cannot be scored is reported as `skipped` and left out.
 
     Args:
-        job: `model` (checkpoint file), `device`, `threads`, `mc_samples`, `seed`, `cases` [{`id`, `image`}].
-        emit: Receives `begun` events with `id`, then `score` with `id` and `score` in [0, 1] or `skipped`,
-            and a `result` at the end.
+        job: `model` (checkpoint file), `version` (of the model), `device`, `threads`, `mc_samples`, `seed`,
+            `cases` [{`id`, `image`}], and, if drafts are wanted, `drafts`: the folder to leave them in.
+        emit: Receives `begun` events with `id`, then `score` with `id` and `score` in [0, 1] or `skipped`;
+            after some scores `draft` with `id` and `draft`, a file; and a `result` at the end.
     """
     if job["threads"] > 0:
         torch.set_num_threads(job["threads"])
     predictor = Predictor(load_checkpoint(job["model"]), job["device"])
-    scored = 0
-    for case in job["cases"]:
+    scored, highest = 0, [0.0] * DRAFTED
+    for number, case in enumerate(job["cases"]):
         emit("begun", id=case["id"])  # should it take this process down, the server knows which one it was
         try:
             volume = read_volume(Path(case["image"]))
-            prediction = predictor.predict(
-                volume, uncertainty=True, mc_samples=job["mc_samples"], seed=job["seed"]
-            )
+            found = score_case(predictor, volume, mc_samples=job["mc_samples"], seed=job["seed"])
         except Exception as error:  # a scan too large for the memory, say, must not keep the others waiting
             emit("skipped", id=case["id"], reason=str(error) or type(error).__name__)
             continue
-        assert prediction.summary is not None
-        emit("score", id=case["id"], score=float(prediction.summary.score))
+        emit("score", id=case["id"], score=found.score)
         scored += 1
+        if job.get("drafts") and heapq.heappushpop(highest, found.score) < found.score:
+            _draft(job, number, volume, predictor, emit)
     emit("result", scored=scored)
+
+
+def _draft(job: dict[str, Any], number: int, volume: Volume, predictor: Predictor, emit: EventStream) -> None:
+    """Leave the draft of a case for the server, which moves it to its place."""
+    case, file = job["cases"][number], Path(job["drafts"]) / f"{os.getpid()}-{number}.zip"
+    try:
+        prediction = predictor.predict(volume, mc_samples=job["mc_samples"], seed=job["seed"])
+        write_draft(file, Path(case["image"]), volume, prediction, job["version"])
+    except Exception:  # e.g. a full disk; a draft is for looking at, the score is what is wanted
+        logger.warning("The draft of a case could not be made.")
+        return
+    emit("draft", id=case["id"], draft=str(file))

@@ -15,7 +15,7 @@ from ugmcl.precision import resolve_device
 from ugmcl.sampling import TrainingCase
 from ugmcl.trainer import FitResult, Progress, fit
 
-from .roles import TRAIN, VALIDATE
+from .round_record import TRAIN, VALIDATE
 from .worker_compare import means_of, published_before
 from .worker_config import published_model, round_config
 from .worker_labels import TakenLabels, label_loader, take_labels
@@ -151,6 +151,7 @@ def _report_result(
         checkpoint=str(candidate),
         candidate=result.candidate,
         metrics={**metrics, "published_before": before} if measured else None,
+        calibration=result.reliability.get(result.candidate),
         published_version=job["published_version"],
         validation=[
             {"id": case.id, "image": case.image, "label": case.label} for case in taken.cases(VALIDATE)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .catalogue.database import Database
 
 
+def is_web_address(studies: Path | str) -> bool:
+    """Whether studies are a PACS's address rather than a folder."""
+    return str(studies).startswith(("http://", "https://"))
+
+
 def write_file_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
@@ -112,8 +117,12 @@ class Workspace:
         """Damaged files that a start replaced by a sound copy."""
         self.models = self.root / "models"
         """One folder a model version."""
+        self.pacs = self.root / "pacs"
+        """Series of a PACS, the labels drawn on them, and what waits to be sent to it."""
         self.maps = self.root / "maps"
         """One uncertainty map a case."""
+        self.drafts = self.root / "drafts"
+        """What a model last said of each case, for looking at."""
         self.training = self.root / "training"
         """Resumable states of rounds."""
         self.models_file = self.root / "models.json"
@@ -130,7 +139,16 @@ class Workspace:
 
     @classmethod
     def of(cls, studies: Path | str, conf_workspace: str = "", database_url: str = "") -> Workspace:
-        """The workspace of a studies folder: `conf_workspace`, or `.ugmcl` inside the folder."""
+        """The workspace of a studies folder: `conf_workspace`, or `.ugmcl` inside the folder.
+
+        Raises:
+            ValueError: For a PACS without `conf_workspace`.
+        """
+        if not conf_workspace and is_web_address(studies):
+            raise ValueError(
+                f"The studies are a PACS, {studies}, so the models and labels need a folder on this machine: "
+                "give one with --workspace DIR, or --conf workspace DIR."
+            )
         root = Path(conf_workspace) if conf_workspace else Path(studies) / ".ugmcl"
         return cls(root, database_url)
 
@@ -150,16 +168,19 @@ class Workspace:
         """Tie the workspace to one project: its class names and, outside its studies, its folder.
 
         Args:
-            studies: The folder of scans.
+            studies: The folder of scans, or the address of a PACS.
             labels: Class names; value i + 1 is `labels[i]`.
             in_use: Whether models exist already; before the first, the project may still change.
 
         Raises:
             ValueError: If models here belong to another project.
         """
-        folder = Path(studies).expanduser().resolve()
-        inside = self.root.is_relative_to(folder)
-        project = {"labels": list(labels), "studies": None if inside else str(folder)}
+        if is_web_address(studies):
+            folder, inside = str(studies).rstrip("/"), False
+        else:
+            folder = str(Path(studies).expanduser().resolve())
+            inside = self.root.is_relative_to(folder)
+        project = {"labels": list(labels), "studies": None if inside else folder}
         known = read_json(self.project_file, None)
         if in_use and isinstance(known, dict):
             if known.get("labels") != project["labels"]:

@@ -124,10 +124,12 @@ def train_experiment(
     precision: Precision,
     progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    warm_start: Checkpoint | None = None,
 ) -> dict[str, Any] | None:
     """Train one run, or go on with it, or read how its training went; `None` when `should_stop` ended it.
 
-    `workdir` then holds `student.pt`, `teacher.pt` and `trained.json`; of one fingerprint only.
+    `workdir` then holds `student.pt`, `teacher.pt` and `trained.json`; of one fingerprint only, whose origin
+    names what a `warm_start` comes from.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     trained = read_record(workdir / "trained.json")
@@ -135,7 +137,8 @@ def train_experiment(
         return trained
     result = fit(
         experiment.config, experiment.labeled, experiment.unlabeled, [], load, workdir,
-        precision=precision, progress=progress, should_stop=should_stop, seed=experiment.seed,
+        warm_start=warm_start, precision=precision, progress=progress, should_stop=should_stop,
+        seed=experiment.seed,
     )  # fmt: skip
     return None if result.stopped else _keep(result, workdir)
 

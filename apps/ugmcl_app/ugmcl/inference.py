@@ -20,6 +20,7 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .bottleneck import FeaturePool
 from .checkpoint import Checkpoint
 from .config import Config
 from .devices import generator_on, wait_for
@@ -45,6 +46,8 @@ class Prediction(NamedTuple):
         maps: The map of every measure the predictor was made for, `uncertainty` first, by name.
         probs: Class probabilities of the pass without dropout, `(C, X, Y, Z)` float32; `labels` are the
             likeliest of them.
+        features: What the network sees in the scan, `(filters[-1],)` float32, or `None` if not asked for; see
+            `bottleneck.FeaturePool`.
     """
 
     labels: NDArray[np.uint8]
@@ -54,6 +57,7 @@ class Prediction(NamedTuple):
     latencies: dict[str, float]
     maps: dict[str, NDArray[np.float32]]
     probs: NDArray[np.float32]
+    features: NDArray[np.float32] | None = None
 
 
 def window_channels(
@@ -63,6 +67,7 @@ def window_channels(
     samples: int,
     generator: torch.Generator | None,
     measures: Sequence[str] = (),
+    pool: FeaturePool | None = None,
 ) -> Tensor:
     """What the network says of windows as they are, stacked as channels.
 
@@ -73,6 +78,7 @@ def window_channels(
         samples: T >= 0; 0 leaves the Monte Carlo channels out.
         generator: Source of the dropout masks.
         measures: Uncertainty measures; the configured one if empty.
+        pool: Takes in the bottleneck of the windows, where it is wanted.
 
     Returns:
         `(B, K, h, w, d)` float32 in [0, 1]: C deterministic class probabilities and, with T > 0, C mean Monte
@@ -84,6 +90,8 @@ def window_channels(
     output = network.decode(features) if heads else None
     logits = network.segment(features) if output is None else output.logits
     probs = logits.float().softmax(dim=1)
+    if pool is not None:
+        pool.add(features.bottleneck, 1.0 - probs[:, :1])
     if samples == 0:
         return probs
     passes = stochastic_passes(
@@ -106,6 +114,7 @@ def two_sided_channels(
     samples: int,
     generator: torch.Generator | None,
     measures: Sequence[str] = (),
+    pool: FeaturePool | None = None,
 ) -> Tensor:
     """`window_channels` of windows and of their mirror images, averaged; each side has half of the T passes.
 
@@ -114,10 +123,11 @@ def two_sided_channels(
     Source: test-time augmentation together with dropout, Wang et al. 2019.
     """
     if not config.mirrors:
-        return window_channels(network, image, config, samples, generator, measures)
+        return window_channels(network, image, config, samples, generator, measures, pool)
     left = samples // 2
-    seen = window_channels(network, image, config, samples - left, generator, measures)
-    mirrored = window_channels(network, image.flip(2), config, left, generator, measures).flip(2)
+    seen = window_channels(network, image, config, samples - left, generator, measures, pool)
+    flipped = image.flip(2)
+    mirrored = window_channels(network, flipped, config, left, generator, measures, pool).flip(2)
     classes = config.network.classes + 1
     # Probabilities without dropout count alike, what the passes give counts by their number.
     plain = torch.lerp(seen[:, :classes], mirrored[:, :classes], 0.5)
@@ -151,7 +161,13 @@ class Predictor:
         self._lock = threading.Lock()
 
     def predict(
-        self, volume: Volume, *, uncertainty: bool = True, mc_samples: int | None = None, seed: int = 0
+        self,
+        volume: Volume,
+        *,
+        uncertainty: bool = True,
+        mc_samples: int | None = None,
+        seed: int = 0,
+        features: bool = False,
     ) -> Prediction:
         """Segment one scan.
 
@@ -160,6 +176,7 @@ class Predictor:
             uncertainty: Whether to run the Monte Carlo passes.
             mc_samples: T, 1 to 64; the config's when `None`.
             seed: Of the dropout masks; the same seed gives the same map on the same device.
+            features: Whether to pool the bottleneck into one vector.
 
         Raises:
             ValueError: If `mc_samples` is out of range.
@@ -170,8 +187,9 @@ class Predictor:
         start = time.perf_counter()
         image, grid = preprocess_image(volume, self.config.preprocess)
         prepared = time.perf_counter()
+        pool = FeaturePool() if features else None
         with self._lock:
-            blended = self._blend(image, samples if uncertainty else 0, seed)
+            blended = self._blend(image, samples if uncertainty else 0, seed, pool)
             wait_for(blended.device)
         inferred = time.perf_counter()
         try:
@@ -185,7 +203,10 @@ class Predictor:
             "postprocess": done - inferred,
             "total": done - start,
         }
-        return prediction._replace(latencies={name: round(value, 4) for name, value in latencies.items()})
+        return prediction._replace(
+            latencies={name: round(value, 4) for name, value in latencies.items()},
+            features=None if pool is None else pool.vector(),
+        )
 
     def _finish(self, restored: Tensor, samples: int) -> Prediction:
         classes = self.config.network.classes + 1
@@ -215,11 +236,11 @@ class Predictor:
             maps[measure] = values.cpu().numpy().astype(np.float32)
         return maps
 
-    def _blend(self, image: Tensor, samples: int, seed: int) -> Tensor:
+    def _blend(self, image: Tensor, samples: int, seed: int, pool: FeaturePool | None = None) -> Tensor:
         """Blended windows, `(K, H, W, D)` float32 where they were blended; asks for less when memory ends."""
         while True:
             try:
-                return self._slide(image, samples, seed)
+                return self._slide(image, samples, seed, pool)
             except torch.OutOfMemoryError:
                 if self.precision.device == "cpu":
                     raise
@@ -237,14 +258,16 @@ class Predictor:
                 self._network = self.precision.place(self._network)
 
     @torch.inference_mode()  # not around `_blend`: the probe it may need on the CPU takes gradients
-    def _slide(self, image: Tensor, samples: int, seed: int) -> Tensor:
+    def _slide(self, image: Tensor, samples: int, seed: int, pool: FeaturePool | None = None) -> Tensor:
         generator = generator_on(self.precision.device, seed)
+        if pool is not None:
+            pool.clear()  # of windows that ran before memory ended
 
         def predictor(windows: Tensor) -> Tensor:
             with self.precision.autocast():
                 arranged = self.precision.arrange(windows)
                 return two_sided_channels(
-                    self._network, arranged, self.config, samples, generator, self.measures
+                    self._network, arranged, self.config, samples, generator, self.measures, pool
                 )
 
         patch = self.config.preprocess.patch

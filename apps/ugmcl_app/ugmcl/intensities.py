@@ -15,6 +15,11 @@ CLIPPED_PERCENT = 0.1
 """At each end of the intensities, what 8 bits cut off from a scan with more levels: a few extreme voxels
 would otherwise take most of the 256. Preprocessing clips at 1 % by default."""
 LEVELS = {8: 2**8, 16: 2**16}
+DISPLAY_PERCENTS = (1.0, 99.5)
+"""Between them the gray values of a picture run from black to white: below as preprocessing clips by default,
+above a little wider, where bright vessels and fluid lie."""
+SAMPLED_VOXELS = 500_000
+"""As many voxels give the percentiles of a large scan to within what an eye can see."""
 
 
 class StoredIntensities(NamedTuple):
@@ -54,6 +59,30 @@ def store_intensities(array: NDArray[np.generic], bits: int = 16) -> StoredInten
         low, high = (low, high) if low < high else (float(levels[0]), float(levels[-1]))
     step = (high - low) / (LEVELS[bits] - 1)
     return _integers(np.clip(values, low, high), step, low, bits == 8, exact=False)
+
+
+def display_window(array: NDArray[Any]) -> tuple[float, float]:
+    """The intensities `(low, high)` of a scan `(X, Y, Z)` that are shown as black and white, low < high."""
+    flat = array.reshape(-1)
+    # An odd stride: an even one could meet the same columns of every row.
+    sample = flat[:: 2 * (flat.size // (2 * SAMPLED_VOXELS)) + 1]
+    low, high = (float(value) for value in np.percentile(sample, DISPLAY_PERCENTS))
+    if low < high:
+        return low, high
+    low, high = float(array.min()), float(array.max())
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def windowed(array: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Intensities, of two axes or more, as gray values: 0 at and below the window, 255 at and above it."""
+    low, high = window
+    shown = np.empty(array.shape, np.uint8)
+    for part, out in zip(
+        array, shown, strict=True
+    ):  # slice by slice: a whole scan in float32 is four times it
+        scaled = (part.astype(np.float32) - low) * np.float32(255.0 / (high - low))
+        out[...] = np.rint(np.clip(scaled, 0.0, 255.0))
+    return shown
 
 
 def _even_step(levels: NDArray[np.float64]) -> float:

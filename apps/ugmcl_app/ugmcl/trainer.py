@@ -20,6 +20,7 @@ from .config import Config
 from .inference import Predictor
 from .metrics import average, evaluate_case
 from .precision import Precision
+from .reliability import Reliability
 from .sampling import LoadCase, TrainingCase, TwoStreamSampler
 from .training_state import (
     STATE_FILE,
@@ -67,6 +68,8 @@ class FitResult:
         steps: Steps done.
         stopped: True when `should_stop` ended it; `state.pt` then waits in the work directory.
         set_aside: Cases that could not be loaded, id to reason.
+        reliability: Calibration of "student" and "teacher" on the validation cases, see
+            `Reliability.to_dict`, or `None` without any.
         learned: Id to version of each label that took part in at least half of the steps. A label that joined
             an interrupted round later is not in it, nor is its new version if it was replaced.
     """
@@ -82,6 +85,7 @@ class FitResult:
     stopped: bool
     set_aside: dict[str, str]
     learned: dict[str, str]
+    reliability: dict[str, dict[str, Any] | None] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> Checkpoint:
@@ -215,8 +219,12 @@ def _validate(
         return
     for name, checkpoint in (("student", result.student), ("teacher", result.teacher)):
         report(Progress(run.step, run.steps, 0.0, {}, "validate"))
-        scores = evaluate(checkpoint, cases, load, precision=run.precision, set_aside=result.set_aside)
+        counts = Reliability()
+        scores = evaluate(
+            checkpoint, cases, load, precision=run.precision, set_aside=result.set_aside, reliability=counts
+        )
         result.metrics[name] = average(scores) if scores else None
+        result.reliability[name] = counts.to_dict()
     student, teacher = result.metrics["student"], result.metrics["teacher"]
     if student is not None and teacher is not None:
         result.candidate = "student" if student["dice"] > teacher["dice"] else "teacher"
@@ -231,11 +239,12 @@ def evaluate(
     precision: Precision | None = None,
     uncertainty: bool = False,
     set_aside: dict[str, str] | None = None,
+    reliability: Reliability | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of a checkpoint per labeled case, as of `metrics.evaluate_case`; unreadable ones are set aside.
 
     With `uncertainty`, each dict also has the scan's `score`, all candidates for it (`region_scores`) and the
-    map's `error_auroc`.
+    map's `error_auroc`. Every case is counted in `reliability`.
     """
     predictor = Predictor(checkpoint, device, precision)
     scores: dict[str, dict[str, Any]] = {}
@@ -253,6 +262,8 @@ def evaluate(
         scores[case.id] = evaluate_case(
             prediction.labels, label, volume.spacing_mm, classes, prediction.uncertainty
         )
+        if reliability is not None:
+            reliability.add(1.0 - prediction.probs[0], prediction.labels, label)
         if prediction.summary is not None:
             scores[case.id]["score"] = prediction.summary.score
         if prediction.uncertainty is not None and prediction.foreground is not None:

@@ -3,6 +3,7 @@ catalogue, the records kept with the labels."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from sqlalchemy.orm import Session
 from ..checks import TAGS
 from ..pool import Signature
 from ..workspace import Workspace, read_json
-from . import cases, facts, folder_files, labels, stock_file
+from . import cases, facts, folder_files, labels, readings, stock_file
 from .database import Database, next_number
 from .label_store import TAKEN_AWAY, LabelRecord, LabelStore
+from .labels import FINAL
 from .look import HEADER, IMAGE, VOXELS, FileRow
 from .schema import ABSENT, GONE, REMOVED, Label
 
@@ -61,7 +63,8 @@ def retire(workspace: Workspace, *files: Path) -> None:
         if file.exists():
             kept = workspace.root / RETIRED
             kept.mkdir(exist_ok=True)
-            file.replace(kept / file.name)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                file.replace(kept / file.name)
 
 
 def judges_alike(database: Database, labels_map: dict[str, int], allow_empty: bool) -> bool:
@@ -89,12 +92,19 @@ def _rebuild(session: Session, store: LabelStore) -> int:
 
 def _replay(session: Session, record: LabelRecord) -> None:
     if record.source != TAKEN_AWAY:
-        if not labels.is_entered(session, record.uid):
+        if labels.is_entered(session, record.uid):
+            return
+        if record.is_label:
             labels.enter(session, record, ABSENT)
+            return
+        labels.enter_reading(session, record)
+        cases.want_readers(cases.lock(session, [record.case_id])[record.case_id], record.readers_wanted)
         return
     removed = labels.current(session, record.case_id, record.tag)
     if removed is not None:
         labels.set_state(session, removed, REMOVED)
+    if record.tag == FINAL:
+        readings.close(session, record.case_id, record.created_at)
 
 
 def _take_absent(session: Session, stored: Any) -> None:

@@ -174,6 +174,11 @@ def set_priority(found: Case, priority: int) -> None:
     found.priority = priority
 
 
+def want_readers(found: Case, readers: int) -> None:
+    """Have a case labeled by so many readers, and their labels compared; 1: by anyone."""
+    found.readers_wanted = readers
+
+
 def assign(found: Case, reader: str | None) -> None:
     """Offer a case to this reader only, before all others; None: to anyone."""
     found.assigned_to = reader

@@ -136,6 +136,17 @@ def number(session: Session, name: str) -> int:
     return int(session.scalar(select(Counter.value).where(Counter.name == name)) or 0)
 
 
+def raise_number(session: Session, name: str, least: int) -> None:
+    """See to it that the next value of a counter is greater than `least`."""
+    insert_new(session, Counter, [{"name": name, "value": 0}])
+    session.execute(
+        update(Counter)
+        .where(Counter.name == name, Counter.value < least)
+        .values(value=least)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def upsert(session: Session, table: type[Base], rows: list[dict[str, Any]], keys: list[str]) -> None:
     """Insert rows, all with the same columns, or replace those with the same `keys`."""
     if not rows:

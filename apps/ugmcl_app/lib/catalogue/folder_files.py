@@ -25,7 +25,12 @@ def list_files(folder: Path) -> dict[str, Signature]:
     Raises:
         OSError: If a folder cannot be listed.
     """
-    found = {_key(name): signature for name, signature in list_folder(folder).items()}
+    return {_key(name): signature for name, signature in list_folder(folder).items()} | list_labels(folder)
+
+
+def list_labels(folder: Path) -> dict[str, Signature]:
+    """The labels of a project, as `list_files` names them; raises as it."""
+    found = {}
     for tag in TAGS:
         for name, signature in list_folder(folder / "labels" / tag).items():
             found[f"labels/{tag}/{_key(name)}"] = signature

@@ -1,4 +1,4 @@
-"""folder_sync: bring the catalogue in line with the studies folder, reading no more than what changed.
+"""folder_sync: bring the catalogue in line with its scans and labels, reading no more than what changed.
 
 A look happens in two steps. First the files are read, which takes long and needs no lock. Then one short
 transaction enters what was found, unless the file has changed again since: then the next look will tell.
@@ -18,7 +18,7 @@ from ..pool import Signature
 from . import cases, folder_files, labels
 from .database import Database
 from .label_store import FOUND, LabelRecord, LabelStore
-from .look import HEADER, VOXELS, CaseLook, FileRow, Looker
+from .look import HEADER, IMAGE, VOXELS, CaseLook, FileRow, Looker
 from .schema import ABSENT, ACTIVE, GONE, PRESENT, SET_ASIDE, Case, Label
 
 BATCH = 500
@@ -26,15 +26,15 @@ BATCH = 500
 
 
 class FolderSync:
-    """Follows one folder for one process. Thread-safe.
+    """Follows one source of cases for one process. Thread-safe.
 
-    Other processes may follow the same folder: what they entered is found in the catalogue, and costs this
+    Other processes may follow the same source: what they entered is found in the catalogue, and costs this
     one a comparison.
     """
 
     def __init__(self, database: Database, looker: Looker, store: LabelStore) -> None:
         self._database, self._looker, self._store = database, looker, store
-        self.folder = looker.folder
+        self.folder, self._source = looker.folder, looker.source
         self._lock = threading.Lock()  # one look of the whole folder at a time
         self._known_lock = threading.Lock()
         self._known: dict[str, Signature] = {}
@@ -53,17 +53,17 @@ class FolderSync:
             self._known = known
 
     def follow(self, reading_s: float) -> None:
-        """Compare the folder with the catalogue.
+        """Compare the scans and labels there are with the catalogue.
 
         Args:
             reading_s: Seconds for opening new and changed files; scans beyond are entered unread, labels
                 beyond wait for the next look.
 
         Raises:
-            OSError: If the folder cannot be listed.
+            OSError: If they cannot be listed.
         """
         with self._lock:
-            listing = folder_files.list_files(self.folder)
+            listing = self._source.list_files()
             with self._known_lock:
                 known = dict(self._known)
             differing = [name for name, signature in listing.items() if known.get(name) != signature]
@@ -77,7 +77,7 @@ class FolderSync:
     def read_through(self, seconds: float) -> None:
         """Read scans to their last voxel that were not yet, as many as the time allows."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._source.is_away:
             wanted = folder_files.not_read_through(self._database, 20)
             before = len(wanted)
             while wanted and time.monotonic() < deadline:
@@ -85,9 +85,9 @@ class FolderSync:
             if before < 20 or time.monotonic() >= deadline:
                 return
 
-    def look(self, case_id: str, depth: int = VOXELS) -> CaseLook:
-        """Look at one case now, whatever is known of it."""
-        return self._look_at([case_id], depth, lambda: True, None)[case_id]
+    def look(self, case_id: str, depth: int = VOXELS, anew: bool = False) -> CaseLook:
+        """Look at one case now, whatever is known of it; with `anew` also at a scan that did not change."""
+        return self._look_at([case_id], depth, lambda: True, None, anew)[case_id]
 
     def note(self, written: Mapping[str, Signature], gone: Iterable[str] = ()) -> None:
         """Files that this process has just written and entered into the catalogue, or removed."""
@@ -125,15 +125,17 @@ class FolderSync:
         depth: int,
         in_time: Callable[[], bool],
         listing: Mapping[str, Signature] | None,
+        anew: bool = False,
     ) -> dict[str, CaseLook]:
         with self._database.read() as session:
             rows = folder_files.of_cases(session, case_ids)
             current = labels.current_of(session, case_ids)
+        known = {name: row for name, row in rows.items() if not (anew and row.kind == IMAGE)}
         looks = {}
         for case_id in case_ids:
             present = self._present(case_id, rows, listing)
             recorded = {tag: current[case_id, tag] for tag in TAGS if (case_id, tag) in current}
-            looks[case_id] = self._looker.look(case_id, present, rows, recorded, depth, in_time)
+            looks[case_id] = self._looker.look(case_id, present, known, recorded, depth, in_time)
         self._database.write(lambda session: self._enter(session, looks, rows))
         seen = {name: row for found in looks.values() for name, row in found.files.items()}
         waiting = {name for found in looks.values() for name in found.postponed}
@@ -155,8 +157,8 @@ class FolderSync:
         present = {}
         for name in self._looker.names_of(case_id):
             if listing is None or name in listing or name in rows:
-                signature = Signature.of(self.folder / name)
-                if signature is not None and not (self.folder / name).is_dir():
+                signature = self._source.signature(name)
+                if signature is not None and not self._source.path(name).is_dir():
                     present[name] = signature
                 elif listing is not None and listing.get(name) == Signature(-1, 0):
                     present[name] = Signature(-1, 0)  # a dangling link
@@ -189,7 +191,7 @@ class FolderSync:
         elif look.hidden is not None:
             cases.serve(row, look.hidden, SET_ASIDE)
         elif not any(
-            (self.folder / name).exists() for name in self._looker.names_of(row.id) if "/" not in name
+            self._source.signature(name) for name in self._looker.names_of(row.id) if "/" not in name
         ):
             cases.serve(row, row.file, GONE)
 

@@ -32,6 +32,7 @@ class LabelRecord:
         reader, tool, model_version, comment: As in `schema.Label`.
         created_at: Seconds since 1970, UTC.
         info: MONAI Label's info of the label.
+        readers_wanted: Of a reading: how many readers its case wanted then; 0: a label in its own right.
     """
 
     case_id: str
@@ -45,7 +46,13 @@ class LabelRecord:
     model_version: str = ""
     comment: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    readers_wanted: int = 0
     uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it is a label in its own right, and no reading."""
+        return not self.readers_wanted
 
     @classmethod
     def from_dict(cls, stored: Any) -> LabelRecord | None:
@@ -117,7 +124,9 @@ class LabelStore:
     def announced(self, case_id: str, tag: str, sha256: str) -> LabelRecord | None:
         """The record of a label that was announced but not settled, by its case, tag and bytes."""
         wanted = (case_id, tag, sha256)
-        return next((r for r in self.pending() if (r.case_id, r.tag, r.sha256) == wanted), None)
+        return next(
+            (r for r in self.pending() if r.is_label and (r.case_id, r.tag, r.sha256) == wanted), None
+        )
 
     def records(self) -> list[LabelRecord]:
         """All settled records, oldest first; reads the whole store."""

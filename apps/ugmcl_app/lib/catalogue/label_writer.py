@@ -2,7 +2,8 @@
 
 The steps, and what a crash after each leaves: the bytes are in the store (nothing has happened); the record
 is announced (the next start enters the label); the file is in its place and the database knows it (done, and
-only now the client is told).
+only now the client is told). A reading, one of several labels of a case that wait to be compared, comes the
+same way, but has no file outside the store.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
@@ -19,12 +22,16 @@ from ..errors import Refusal
 from ..pool import Signature
 from ..volumes import EXTENSIONS
 from ..workspace import sync_folder, write_bytes_atomic
-from . import cases, folder_files, labels
+from . import cases, folder_files, labels, leases, readings
 from .database import Database
 from .folder_sync import FolderSync
 from .label_store import TAKEN_AWAY, LabelRecord, LabelStore
 from .look import VOXELS, FileRow, Looker
-from .schema import ACTIVE, PRESENT, REMOVED, Label
+from .schema import ACTIVE, PRESENT, REMOVED, Case, Label
+
+
+class Recounted(Exception):
+    """Between looking and entering, the case came to want another number of readers."""
 
 
 class LabelWriter:
@@ -33,27 +40,71 @@ class LabelWriter:
     def __init__(self, database: Database, store: LabelStore, sync: FolderSync, looker: Looker) -> None:
         self._database, self._store, self._sync, self._looker = database, store, sync, looker
 
-    def save(self, record: LabelRecord, content: bytes) -> None:
-        """Make a label the one in effect.
+    def save(
+        self,
+        record: LabelRecord,
+        content: bytes,
+        settles: bool = False,
+        also: Callable[[Session], None] | None = None,
+    ) -> LabelRecord:
+        """Make a label the one in effect, or, where its case is read by several, one of the readings.
+
+        Args:
+            record: How it came.
+            content: Its bytes.
+            settles: Whether it decides the case, however many readers that still waits for.
+            also: Done in the same transaction, before the label is entered.
+
+        Returns:
+            The record as it was entered.
 
         Raises:
             Refusal: 404 if the case is not served any more.
         """
         self._store.keep(content, record.extension)
-        self._store.announce(record)
-        try:
-            self.enter(record, content)
-        except BaseException:
-            self._withdraw_unless_entered(record)
-            raise
-        self._store.settle(record)
+        while True:
+            with self._database.read() as session:
+                if self._repeats_reading(session, record, settles):
+                    return record
+                case = session.get(Case, record.case_id)
+                wanted = 0 if case is None else _readers_wanted(session, case, record, settles)
+            record = replace(record, readers_wanted=wanted)
+            self._store.announce(record)
+            try:
+                self.enter(record, content, settles, also)
+            except Recounted:
+                self._store.withdraw(record)
+                continue
+            except BaseException:
+                self._withdraw_unless_entered(record)
+                raise
+            self._store.settle(record)
+            return record
 
-    def enter(self, record: LabelRecord, content: bytes) -> None:
-        """Put an announced label into its place and into the database."""
+    def enter(
+        self,
+        record: LabelRecord,
+        content: bytes,
+        settles: bool = True,
+        also: Callable[[Session], None] | None = None,
+    ) -> None:
+        """Put an announced label into its place and into the database; see `save`."""
+        if not record.is_label:
+            self._database.write(lambda session: self._enter_reading(session, record))
+            return
         path = self._looker.folder / self._name(record)
         staged = _staged(path, content)
         try:
-            row = self._database.write(lambda session: self._enter(session, record, staged, path))
+
+            def enter(session: Session) -> FileRow:
+                case = self._locked(session, record)
+                if _readers_wanted(session, case, record, settles):
+                    raise Recounted
+                if also is not None:
+                    also(session)
+                return self._enter(session, case, record, staged, path)
+
+            row = self._database.write(enter)
         except IntegrityError:
             # Another process, starting just now, may have found the announced record and entered it.
             with self._database.read() as session:
@@ -75,6 +126,8 @@ class LabelWriter:
             label = labels.current(session, case_id, tag)
             if label is not None:
                 labels.set_state(session, label, REMOVED)
+            if tag == labels.FINAL:
+                readings.close(session, case_id, record.created_at)
             for name in names:
                 (self._looker.folder / name).unlink(missing_ok=True)
             folder_files.drop(session, names)
@@ -83,10 +136,21 @@ class LabelWriter:
         self._database.write(enter)
         self._sync.note({}, names)
 
-    def _enter(self, session: Session, record: LabelRecord, staged: Path, path: Path) -> FileRow:
+    @staticmethod
+    def _locked(session: Session, record: LabelRecord) -> Case:
         case = cases.lock(session, [record.case_id]).get(record.case_id)
         if case is None or case.state != PRESENT:
             raise Refusal(404, f"There is no image {record.case_id!r} in this project any more.")
+        return case
+
+    def _enter_reading(self, session: Session, record: LabelRecord) -> None:
+        case = self._locked(session, record)
+        if labels.is_entered(session, record.uid):
+            return
+        # Of a case that was decided meanwhile, it is kept with the others.
+        labels.enter_reading(session, record, record.created_at if case.labeled else None)
+
+    def _enter(self, session: Session, case: Case, record: LabelRecord, staged: Path, path: Path) -> FileRow:
         before = labels.current(session, record.case_id, record.tag)
         # Renamed with the case's row locked: whoever compares folder and catalogue sees both or neither.
         if staged.exists():  # a repeated transaction has renamed it already
@@ -96,7 +160,7 @@ class LabelWriter:
         for name in others:
             (self._looker.folder / name).unlink(missing_ok=True)
         folder_files.drop(session, others)
-        image = Signature.of(self._looker.folder / case.file)
+        image = self._looker.source.signature(case.file)
         no_finding = bool(record.info.get("no_finding"))
         context = self._looker.context_of(image, record.tag, no_finding)
         signature = Signature.of(path) or Signature(-1, 0)
@@ -115,6 +179,20 @@ class LabelWriter:
         if before is None or not _is_same(before, record):
             labels.enter(session, record)
         return row
+
+    @staticmethod
+    def _repeats_reading(session: Session, record: LabelRecord, settles: bool) -> bool:
+        """Whether a reader sends the very same reading again: it must not replace what was chosen since."""
+        if settles or record.tag != labels.FINAL:
+            return False
+        given = readings.of_reader(session, record.case_id, record.reader)
+        current = labels.current(session, record.case_id, record.tag) if given else None
+        return any(
+            (found.ended_at is None or (current is not None and found.ended_at >= current.created_at))
+            and found.sha256 == record.sha256
+            and _told(found) == _told(record)
+            for found in given
+        )
 
     def _withdraw_unless_entered(self, record: LabelRecord) -> None:
         with self._database.read() as session:
@@ -140,11 +218,30 @@ def _staged(path: Path, content: bytes) -> Path:
     return staged
 
 
+def _readers_wanted(session: Session, case: Case, record: LabelRecord, settles: bool) -> int:
+    """Of how many readings a submission is one; 0: it is the case's label.
+
+    While readings are missing, each submission is one. Once they are all there, and wait for an adjudicator,
+    those who read the case, or have it to read, correct themselves or add theirs; anybody else decides.
+    """
+    if record.tag != labels.FINAL or settles or case.labeled:
+        return 0
+    given = readings.open_of(session, case.id)
+    if case.readers_wanted <= 1 and not given:
+        return 0
+    if len(given) >= case.readers_wanted and all(found.reader != record.reader for found in given):
+        lease = leases.of_reader(session, record.reader) if record.reader else None
+        if lease is None or lease.case_id != case.id:
+            return 0
+    return max(1, case.readers_wanted)
+
+
 def _is_same(before: Label, record: LabelRecord) -> bool:
     """Whether the very same was saved already, as by a client that did not hear the first answer."""
-
-    def told(info: dict[str, object]) -> dict[str, object]:
-        return {key: value for key, value in info.items() if key != "ts"}
-
     same_bytes = before.state == ACTIVE and before.sha256 == record.sha256
-    return same_bytes and before.source == record.source and told(before.info) == told(record.info)
+    return same_bytes and before.source == record.source and _told(before) == _told(record)
+
+
+def _told(found: Label | LabelRecord) -> dict[str, object]:
+    """What a client told with a label."""
+    return {key: value for key, value in found.info.items() if key != "ts"}

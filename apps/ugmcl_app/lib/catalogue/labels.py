@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from . import leases
+from . import leases, readings
 from .database import Database, next_number, number
 from .label_store import LabelRecord
-from .schema import ABSENT, ACTIVE, PRESENT, REMOVED, REPLACED, Case, Label
+from .schema import ABSENT, ACTIVE, PRESENT, READING, REMOVED, REPLACED, Case, Label
 
 FINAL = "final"
 CURRENT = (ACTIVE, ABSENT)
@@ -52,9 +52,32 @@ def enter(session: Session, record: LabelRecord, state: str = ACTIVE) -> Label:
     session.add(label)
     session.flush()
     _follow(session, record.case_id, record.tag, state == ACTIVE)
-    if record.tag == FINAL and state == ACTIVE:
-        leases.end_all(session, record.case_id, leases.SAVED)
+    if record.tag == FINAL:
+        settled_by = str(record.info.get("settled_by") or label.reader)
+        readings.close(session, record.case_id, record.created_at, settled_by)
+        if state == ACTIVE:
+            leases.end_saved(session, record.case_id, label.reader, others_too=True)
     return label
+
+
+def enter_reading(session: Session, record: LabelRecord, ended_at: float | None = None) -> Label:
+    """Add what one of several readers gave; what the same reader gave before becomes history.
+
+    Args:
+        session: See above.
+        record: How it came.
+        ended_at: When its case was decided; None: it is not.
+    """
+    row = _row(record, READING, stamp=0)
+    row.ended_at = ended_at
+    for before in readings.open_of(session, record.case_id):
+        if before.reader == row.reader:
+            before.state, before.ended_at = REPLACED, record.created_at
+    readings.withdraw(session, record.case_id, record.created_at)
+    session.add(row)
+    session.flush()
+    leases.end_saved(session, record.case_id, row.reader, others_too=False)
+    return row
 
 
 def enter_history(session: Session, record: LabelRecord, ended_at: float) -> None:
@@ -76,6 +99,11 @@ def set_state(session: Session, label: Label, state: str) -> None:
 def is_entered(session: Session, uid: str) -> bool:
     """Whether a label has come into the table."""
     return session.scalar(select(Label.id).where(Label.uid == uid)) is not None
+
+
+def version(session: Session, case_id: str, uid: str) -> Label | None:
+    """One version of a case's label."""
+    return session.scalar(select(Label).where(Label.uid == uid, Label.case_id == case_id))
 
 
 def history(session: Session, case_id: str, tag: str) -> list[Label]:

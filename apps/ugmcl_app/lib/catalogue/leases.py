@@ -12,9 +12,19 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from . import readings
 from .schema import PRESENT, Case, Lease
 
 SAVED, RELEASED, SKIPPED, EXPIRED = "saved", "released", "skipped", "expired"
+MAX_NAME = 200
+
+
+def reader_name(name: object) -> str:
+    """The name of a reader as it is kept; empty: nobody said."""
+    if not isinstance(name, str):
+        return ""
+    plain = name.replace("\0", "").encode("utf-8", "replace").decode()
+    return plain.strip()[:MAX_NAME].strip()
 
 
 def of_reader(session: Session, reader: str) -> Lease | None:
@@ -30,12 +40,16 @@ def open_leases(session: Session, now: float, case_ids: Iterable[str] | None = N
     return list(session.scalars(rows))
 
 
-def in_force(now: float) -> ColumnElement[bool]:
-    """Whether a case (a row of `cases`) is leased, as part of a query."""
-    leased = select(Lease.id).where(
-        Lease.case_id == Case.id, Lease.ended_at.is_(None), Lease.expires_at > now
+def has_room(now: float) -> ColumnElement[bool]:
+    """Whether a case (a row of `cases`) has a place for one more reader, as part of a query."""
+    leased = (
+        select(func.count())
+        .select_from(Lease)
+        .where(Lease.case_id == Case.id, Lease.ended_at.is_(None), Lease.expires_at > now)
+        .correlate(Case)
+        .scalar_subquery()
     )
-    return leased.exists()
+    return Case.readers_wanted > leased + readings.count()
 
 
 def skipped(reader: str) -> ColumnElement[bool]:
@@ -53,7 +67,7 @@ def skipped_by(session: Session, reader: str, case_ids: Iterable[str]) -> set[st
 def grant(
     session: Session, case: Case, reader: str, strategy: str, now: float, seconds: float
 ) -> Lease | None:
-    """Give a case to a reader; None if it is not free any more.
+    """Give a case to a reader; None if it has no place free any more.
 
     Args:
         session: Of a transaction that has locked the case.
@@ -65,15 +79,21 @@ def grant(
     """
     if case.state != PRESENT or case.labeled:
         return None
-    rows = select(Lease).where(Lease.case_id == case.id, Lease.ended_at.is_(None))
-    for other in session.scalars(rows):
+    taken = set()
+    for other in session.scalars(select(Lease).where(Lease.case_id == case.id, Lease.ended_at.is_(None))):
         if other.expires_at > now:
-            return None
-        end(other, EXPIRED, now)
-    session.flush()  # before the next one comes: only one may be open
+            taken.add(other.slot)
+        else:
+            end(other, EXPIRED, now)
+    given_already = readings.open_of(session, case.id)
+    if len(taken) + len(given_already) >= case.readers_wanted:
+        return None
+    if any(reading.reader == reader for reading in given_already):
+        return None
+    session.flush()  # before the next one comes: only one may have a slot
     given = Lease(
         case_id=case.id,
-        slot=0,
+        slot=next(slot for slot in range(case.readers_wanted) if slot not in taken),
         reader=reader,
         strategy=strategy,
         granted_at=now,
@@ -98,10 +118,13 @@ def end(lease: Lease, how: str, now: float, reason: str = "") -> None:
     lease.ended_at, lease.end, lease.reason = now, how, reason
 
 
-def end_all(session: Session, case_id: str, how: str) -> None:
-    """End every open lease of a case, now."""
+def end_saved(session: Session, case_id: str, reader: str, others_too: bool) -> None:
+    """A reader's label of a case came in: end their lease of it and, if it is decided, everybody's."""
     for lease in session.scalars(select(Lease).where(Lease.case_id == case_id, Lease.ended_at.is_(None))):
-        end(lease, how, time.time())
+        if lease.reader == reader:
+            end(lease, SAVED, time.time())
+        elif others_too:
+            end(lease, RELEASED, time.time(), "the case was labeled by another reader")
     session.flush()
 
 

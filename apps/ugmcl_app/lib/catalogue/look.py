@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..checks import TAGS
-from ..pool import Signature, label_context, read_image, read_label_file
+from ..errors import Refusal
+from ..pool import Finding, Signature, label_context, read_label_file
 from ..volumes import EXTENSIONS
 from .labels import FINAL
 from .schema import Label
+
+if TYPE_CHECKING:
+    from .case_source import CaseSource
 
 UNOPENED, HEADER, VOXELS = 0, 1, 2
 IMAGE = "image"
@@ -67,16 +71,17 @@ class CaseLook:
 
 
 class Looker:
-    """Looks at the cases of one folder.
+    """Looks at the cases of one source.
 
     Args:
-        folder: Scans, and labels in `labels/<tag>/`.
+        source: Of the scans; labels are in `labels/<tag>/` below its root.
         labels: The project's classes, `{name: value}`.
         allow_empty: Whether final labels may be all zero.
     """
 
-    def __init__(self, folder: Path, labels: Mapping[str, int], allow_empty: bool) -> None:
-        self.folder, self.labels, self.allow_empty = folder, labels, allow_empty
+    def __init__(self, source: CaseSource, labels: Mapping[str, int], allow_empty: bool) -> None:
+        self.source, self.labels, self.allow_empty = source, labels, allow_empty
+        self.folder = source.root
 
     @staticmethod
     def names_of(case_id: str) -> dict[str, str]:
@@ -128,7 +133,7 @@ class Looker:
         if known is None or known.signature != signature or not known.is_settled:
             known = FileRow(name, IMAGE, found.case_id, *signature, UNOPENED, None, None, "", "")
         if known.finding is None and known.depth < depth and in_time():
-            content = read_image(self.folder / name, voxels=depth == VOXELS)
+            content = self.source.read_image(name, voxels=depth == VOXELS)
             reached = UNOPENED if content.passing else depth
             known = known._replace(depth=reached, finding=content.reason)
         reason = known.finding
@@ -168,8 +173,7 @@ class Looker:
                 found.postponed.add(name)
                 return
             may_be_empty = self._may_be_empty(tag, no_finding)
-            image = self.folder / found.serving
-            content = read_label_file(self.folder / name, image, self.labels, may_be_empty)
+            content = self._read_label(name, found.serving, may_be_empty)
             reached = UNOPENED if content.passing else VOXELS
             known = known._replace(
                 depth=reached, finding=content.reason, context=context, sha256=content.sha256
@@ -180,6 +184,13 @@ class Looker:
                 reason = f"{Path(name).name} is another label of the same image."
                 found.files[other.name] = other._replace(reason=reason)
             found.labels[tag] = found.files[name]
+
+    def _read_label(self, name: str, image: str, may_be_empty: bool) -> Finding:
+        try:
+            file = self.source.fetch(image)
+        except Refusal as refusal:
+            return Finding(str(refusal.detail), passing=True)
+        return read_label_file(self.folder / name, file, self.labels, may_be_empty)
 
     def _may_be_empty(self, tag: str, no_finding: bool) -> bool:
         return self.allow_empty or tag != FINAL or no_finding

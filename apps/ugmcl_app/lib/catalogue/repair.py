@@ -52,7 +52,7 @@ def finish_pending(database: Database, store: LabelStore, writer: LabelWriter) -
         elif content is None:
             store.withdraw(record)
             said.append(f"{_submission(record)} was cut off before all of it was written; send it again.")
-        elif known is not None and known.created_at > record.created_at:
+        elif record.is_label and known is not None and known.created_at > record.created_at:
             newer = known.created_at
             database.write(lambda s, r=record, at=newer: labels.enter_history(s, r, at))  # type: ignore[misc]
             store.settle(record)

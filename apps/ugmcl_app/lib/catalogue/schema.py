@@ -87,6 +87,27 @@ class FolderFile(Base):
     )
 
 
+class PacsSeries(Base):
+    """A series that a PACS has or had, and what fetching it gave."""
+
+    __tablename__ = "pacs_series"
+    uid: Mapped[str] = mapped_column(Name, primary_key=True)
+    """SeriesInstanceUID; of an image series also the id of its case."""
+    study_uid: Mapped[str] = mapped_column(Name, index=True)
+    modality: Mapped[str] = mapped_column(String(16))
+    instances: Mapped[int]
+    """How many the PACS says it has; 0 where it does not say."""
+    listed: Mapped[bool]
+    """Whether the PACS lists it now."""
+    made_of: Mapped[int]
+    """`instances` when it was last read; -1: not yet, and it is read again when the two differ."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    """Signature of the volume made of an image series, the same each time it is made; 0: none yet."""
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why a segmentation is not taken as a label; None: it is, or is not one."""
+
+
 class Case(Base):
     """A scan of the project, under the id that is its file name without extension."""
 
@@ -231,6 +252,8 @@ class ModelVersion(Base):
     created_at: Mapped[str] = mapped_column(String(40))
     published_at: Mapped[float | None]
     """When it last went live; the greatest is the live one."""
+    unusable: Mapped[str | None] = mapped_column(Text)
+    """Why it cannot be used: its files are gone or damaged. None: it can."""
 
 
 class Lease(Base):
@@ -303,7 +326,7 @@ class Job(Base):
     reason: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int]
     owner: Mapped[str | None] = mapped_column(Text)
-    """The server that runs it."""
+    """The process that runs it, as `process_identity.this_process` names it."""
     heartbeat_at: Mapped[float | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]

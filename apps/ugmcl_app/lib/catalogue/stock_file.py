@@ -22,6 +22,7 @@ from ..pool import Signature
 from ..volumes import EXTENSIONS
 from . import cases, facts, labels
 from .label_store import IMPORTED, LabelRecord
+from .leases import reader_name
 from .schema import ABSENT, ACTIVE, GONE, PRESENT, Case, Label
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def record_of(case_id: str, tag: str, extension: str, info: dict[str, Any]) -> L
     )
 
 
-def provenance(info: dict[str, Any]) -> dict[str, str]:
+def provenance(info: dict[str, Any]) -> dict[str, Any]:
     """Who gave a label, with what, starting from which model, as far as a client's params tell."""
     params = info.get("params") if isinstance(info.get("params"), dict) else {}
     assert isinstance(params, dict)
@@ -103,7 +104,7 @@ def provenance(info: dict[str, Any]) -> dict[str, str]:
         return next((value for value in values if isinstance(value, str) and value), "")
 
     return {
-        "reader": first("client_id", "annotator"),
+        "reader": reader_name(first("client_id", "annotator")),
         "tool": first("tool", "model"),
         "model_version": first("model_version"),
         "comment": first("comment"),

@@ -15,6 +15,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,15 @@ class CachedSeries:
 class SeriesCache:
     """Series of one PACS under one folder, the least recently used dropped first. Thread-safe."""
 
-    def __init__(self, folder: Path, web: DicomWeb, max_bytes: int = DEFAULT_BYTES) -> None:
-        self._folder, self._web, self._max_bytes = Path(folder), web, max_bytes
+    def __init__(
+        self,
+        folder: Path,
+        web: DicomWeb,
+        max_bytes: int = DEFAULT_BYTES,
+        needed: Callable[[str], bool] = lambda uid: False,
+    ) -> None:
+        """Series that are `needed(uid)` are not dropped to make room."""
+        self._folder, self._web, self._max_bytes, self._needed = Path(folder), web, max_bytes, needed
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         self._lock = threading.Lock()
@@ -101,6 +109,14 @@ class SeriesCache:
         """Drop a series; it is fetched anew when it is asked for."""
         with self._lock_of(series_uid):
             self._drop(series_uid)
+
+    def folder_of(self, series_uid: str) -> Path:
+        """Where a series lies, if it is here; what is made of it may lie there too, and goes with it."""
+        return self._folder / series_uid
+
+    def has(self, series_uid: str) -> bool:
+        """Whether a whole series is on the disk; damage shows when it is asked for."""
+        return (self._folder / series_uid / MANIFEST).exists()
 
     def cached(self) -> list[str]:
         """UIDs of the whole series on the disk."""
@@ -205,7 +221,9 @@ class SeriesCache:
                     return
                 uid = path.name.removesuffix(_PARTIAL)
                 lock = self._fetching.setdefault(uid, threading.Lock())
-                if uid != keep and lock.acquire(blocking=False):  # one in use right now stays
+                if (
+                    uid != keep and not self._needed(uid) and lock.acquire(blocking=False)
+                ):  # one in use right now stays
                     try:
                         shutil.rmtree(path, ignore_errors=True)
                         self._verified.pop(uid, None)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 
@@ -53,16 +54,11 @@ class PacsConnection:
         """`sleep` waits between attempts; a server that stops may give one that ends early by raising."""
         self.settings = settings
         self._sleep = sleep
-        headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
-        self._client = httpx.Client(
-            auth=(settings.user, settings.password) if settings.user else None,
-            headers=headers,
-            verify=_tls(settings),
-            timeout=httpx.Timeout(settings.answer_s, connect=settings.connect_s),
-            # A redirect could carry credentials and patients elsewhere; the settings name the address.
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client = httpx.Client(**_client_options(settings))
+
+    def client_options(self) -> dict[str, Any]:
+        """`root`, and what another HTTP client of the same service is made with."""
+        return {"root": self.settings.root, **_client_options(self.settings)}
 
     def close(self) -> None:
         """End all connections."""
@@ -179,6 +175,19 @@ class PacsConnection:
         elif isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
             reason = "broke off its answer"
         return PacsUnavailable(f"{place} {reason} ({path}).")
+
+
+def _client_options(settings: PacsSettings) -> dict[str, Any]:
+    # Credentials, TLS and time-outs.
+    return {
+        "auth": (settings.user, settings.password) if settings.user else None,
+        "headers": {"Authorization": f"Bearer {settings.token}"} if settings.token else {},
+        "verify": _tls(settings),
+        "timeout": httpx.Timeout(settings.answer_s, connect=settings.connect_s),
+        # A redirect could carry credentials and patients elsewhere; the settings name the address.
+        "follow_redirects": False,
+        "trust_env": False,
+    }
 
 
 def _tls(settings: PacsSettings) -> ssl.SSLContext:

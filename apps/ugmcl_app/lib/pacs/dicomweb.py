@@ -72,17 +72,20 @@ class DicomWeb:
     def __init__(self, connection: PacsConnection) -> None:
         self.connection = connection
 
-    def list_series(self, modality: str, known: Listing | None = None) -> Listing:
+    def list_series(self, modality: str, known: Listing | None = None, narrowed: bool = True) -> Listing:
         """All series of a modality that the settings' search finds.
 
         Args:
             modality: Such as `MR`.
             known: The last listing; a PACS with ETags then answers an unchanged one without content.
+            narrowed: False leaves the settings' search out.
 
         Raises:
             PacsError: One of its kinds.
         """
-        search = {"Modality": modality, "includefield": _SERIES_FIELDS, **self.connection.settings.search}
+        search = {"Modality": modality, "includefield": _SERIES_FIELDS}
+        if narrowed:
+            search |= self.connection.settings.search
         found: dict[str, SeriesEntry] = {}
         tag = ""
         for offset in range(0, MAX_SERIES, PAGE):

@@ -1,0 +1,237 @@
+"""SIGKILL at random instants: the server, its trainer, its scorer, and writers of the catalogue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.ledger import Ledger
+from tests.faults.scene import (
+    LABELED_CASES,
+    FaultServer,
+    LabelSource,
+    Submitter,
+    check_all,
+    kill_worker,
+    workers,
+)
+from tests.server.conftest import environment
+
+PROGRESS = Callable[[str], None]
+
+
+@dataclass
+class Tally:
+    """What was done so far.
+
+    Attributes:
+        kills: Kills by victim.
+        recovery_s: The longest time from a kill to what goes on again, by victim.
+    """
+
+    kills: dict[str, int] = field(default_factory=dict)
+    recovery_s: dict[str, float] = field(default_factory=dict)
+
+    def count(self, victim: str, recovery_s: float) -> None:
+        """One more kill, and how long the recovery took."""
+        self.kills[victim] = self.kills.get(victim, 0) + 1
+        self.recovery_s[victim] = max(self.recovery_s.get(victim, 0.0), recovery_s)
+
+
+def kill_servers(
+    server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
+) -> None:
+    """Kill the whole server while labels come in and rounds run; each time at another kind of moment."""
+    with Submitter([server], labels, ledger, pause_s=0.2):
+        for number in range(kills):
+            moment = ("submit", "round", "publication")[number % 3]
+            _wait_for_moment(server, ledger, moment)
+            begun = time.monotonic()
+            server.kill()
+            server.start()
+            server.wait_for(lambda: _is_running(server), "a round that goes on after the start")
+            tally.count("server", time.monotonic() - begun)
+            check_all(server, ledger)
+            say(f"server killed during {moment} ({number + 1}/{kills}), {ledger.count} labels acknowledged")
+
+
+def kill_trainers(
+    server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
+) -> None:
+    """Kill the process that trains, from its first moments to its last, while labels come in."""
+    with Submitter([server], labels, ledger, pause_s=0.3):
+        for number in range(kills):
+            if number % 2:
+                server.wait_for(lambda: _step(server) > 0, "a training step")
+            victim = server.wait_for(lambda: workers(server, "train"), "a trainer")[0]
+            time.sleep(random.uniform(0, 1.5))
+            begun = time.monotonic()
+            if not kill_worker(victim):
+                continue
+            server.wait_for(
+                lambda gone=victim: set(workers(server, "train")) - {gone}, "a round after the killed one"
+            )
+            tally.count("trainer", time.monotonic() - begun)
+            say(f"trainer killed ({number + 1}/{kills}), {ledger.count} labels acknowledged")
+    check_all(server, ledger)
+
+
+def kill_scorers(
+    server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
+) -> None:
+    """Kill the process that scores the pool; the scores so far must stay, and the rest must follow."""
+    done = 0
+    while done < kills:
+        case = server.project.ids[done % LABELED_CASES]
+        content = labels.next(case)
+        digest = ledger.attempt(case, content)
+        assert server.put_label(case, content).status_code == 200
+        ledger.acknowledge(case, digest)
+        server.wait_for(lambda: not _is_busy(server), "the end of the round")
+        found = server.wait_for(lambda: workers(server, "score") or _all_scored(server), "scoring")
+        while isinstance(found, list) and done < kills:
+            time.sleep(random.uniform(0, 2.0))
+            begun = time.monotonic()
+            if kill_worker(found[0]):
+                done += 1
+                gone = found[0]
+                found = server.wait_for(
+                    lambda gone=gone: (
+                        [pid for pid in workers(server, "score") if pid != gone] or _all_scored(server)
+                    ),
+                    "scoring that goes on",
+                )
+                tally.count("scorer", time.monotonic() - begun)
+                say(f"scorer killed ({done}/{kills})")
+            else:
+                found = server.wait_for(
+                    lambda: workers(server, "score") or _all_scored(server), "scoring that goes on"
+                )
+    server.wait_for(lambda: _all_scored(server), "the score of every case")
+    check_all(server, ledger)
+
+
+def kill_writers(
+    server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
+) -> None:
+    """Kill processes that save labels beside the running server, within milliseconds of a save's steps."""
+    folder = server.project.folder / "writer"
+    folder.mkdir(exist_ok=True)
+    line = [sys.executable, "-m", "tests.faults.catalogue_writer", str(server.project.studies)]
+    nursery = subprocess.Popen(
+        [*line, str(server.project.workspace), ""],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    try:
+        assert nursery.stdout.readline() == "ready\n"
+        done = 0
+        while done < kills:
+            batch = _batch(folder, labels, server, 12)
+            begun = time.monotonic()
+            nursery.stdin.write(json.dumps({"labels": batch}) + "\n")
+            nursery.stdin.flush()
+            opened, killed = _let_write(nursery, ledger, random.uniform(0.0, 0.4))
+            if not killed:
+                continue
+            tally.count("writer", opened - begun)
+            done += 1
+            if done % 10 == 0 or done == kills:
+                say(f"writer killed ({done}/{kills}), {ledger.count} labels acknowledged")
+    finally:
+        nursery.stdin.close()
+        nursery.wait(60)
+        nursery.stdout.close()
+    check_all(server, ledger)
+
+
+def _batch(folder: Path, labels: LabelSource, server: FaultServer, count: int) -> list[list[str]]:
+    batch = []
+    for index in range(count):
+        case = random.choice(server.project.ids[:LABELED_CASES])
+        path = folder / f"{index}.nii.gz"
+        path.write_bytes(labels.next(case))
+        batch.append([case, str(path)])
+    return batch
+
+
+def _let_write(nursery: subprocess.Popen[str], ledger: Ledger, life_s: float) -> tuple[float, bool]:
+    """Follow one writer, and kill it `life_s` after it opened the project.
+
+    Returns:
+        When it had opened the project, and whether the kill came before its end.
+    """
+    assert nursery.stdout is not None
+    opened, child, timer = time.monotonic(), 0, threading.Timer(0, lambda: None)
+    for line in nursery.stdout:
+        word, *rest = line.split()
+        if word == "child":
+            child = int(rest[0])
+        elif word == "open":
+            opened = time.monotonic()
+            timer = threading.Timer(life_s, kill_worker, (child,))
+            timer.start()
+        elif word == "attempt":
+            ledger.attempted[rest[0]].add(rest[1])
+        elif word == "ack":
+            ledger.acknowledge(rest[0], rest[1])
+        elif word == "ended":
+            timer.cancel()
+            return opened, int(rest[0]) == -signal.SIGKILL
+    raise AssertionError("the process that forks writers ended")
+
+
+def _wait_for_moment(server: FaultServer, ledger: Ledger, moment: str) -> None:
+    if moment == "submit":
+        before = ledger.count
+        server.wait_for(lambda: ledger.count > before, "an acknowledged label")
+    elif moment == "round":
+        server.wait_for(lambda: _step(server) > 0, "a training step")
+    else:
+        server.wait_for(lambda: _step(server) >= 60, "the last step of a round")
+    time.sleep(random.uniform(0, 1.0))
+
+
+def _running(server: FaultServer) -> list[dict[str, object]]:
+    return [entry for entry in server.rounds() if entry["status"] == "running"]
+
+
+def _is_running(server: FaultServer) -> bool:
+    return bool(_running(server))
+
+
+def _is_busy(server: FaultServer) -> bool:
+    return any(entry["status"] in ("queued", "running") for entry in server.rounds())
+
+
+def _step(server: FaultServer) -> int:
+    return max((int(entry["progress"]["step"]) for entry in _running(server)), default=0)  # type: ignore[index]
+
+
+def _all_scored(server: FaultServer) -> bool:
+    """Whether every case without a label has a score of the live model."""
+    versions = [model["version"] for model in server.get("/models")["models"] if model["published"]]
+    if not versions or _is_busy(server):
+        return False
+    with contextlib.closing(sqlite3.connect(server.project.workspace / "catalogue.db")) as database:
+        query = (
+            "SELECT count(*) FROM scores JOIN cases ON cases.id = case_id "
+            "WHERE model_version = ? AND NOT labeled"
+        )
+        scored = database.execute(query, versions).fetchone()[0]
+        pool = database.execute("SELECT count(*) FROM cases WHERE NOT labeled").fetchone()[0]
+    return bool(scored == pool)
