@@ -7,13 +7,14 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from server import event_stream
 from server.log_setup import log_config
 from server.offline import load_app
-from server.settings import ServerSettings
+from server.settings import ServerSettings, is_web_address
 from server.stock_host import StartError, check_folders, check_not_in_use, configure
 
 if TYPE_CHECKING:
@@ -103,15 +104,38 @@ def open_warning(settings: ServerSettings) -> str:
     return OPEN_WARNING.format(where=f"{where}, port {settings.port}.", names=names)
 
 
-def _server(config: uvicorn.Config, ready: str) -> uvicorn.Server:
-    """A server that says `ready` when it is, and ends event streams when it is asked to stop."""
+def ready_lines(address: str, counts: Mapping[str, Any], in_pacs: bool = False) -> str:
+    """What a person who has just started the server needs to know.
+
+    Args:
+        address: Where it answers.
+        counts: The datastore's `status()`.
+        in_pacs: Whether the studies are a PACS rather than a folder.
+    """
+    total, aside = counts["total"], len(counts.get("quarantined", ()))
+    lines = f"Ready: {total} scan{'' if total == 1 else 's'}, {counts['completed']} of them labeled"
+    lines += f"; set aside: {aside}, {address}/info/ says why.\n" if aside else ".\n"
+    if not total and not in_pacs:
+        lines += (
+            "No scan was found. Put .nii.gz, .nii or .nrrd files straight into the studies folder, not into "
+            "folders inside it; they are found while the server runs.\n"
+        )
+    return lines + (
+        f"In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be asked of "
+        "it. Training rounds are told of below.\n"
+    )
+
+
+def _server(config: uvicorn.Config, ready: Callable[[], str]) -> uvicorn.Server:
+    """A server that says `ready()` when it is, and ends event streams when it is asked to stop."""
     import uvicorn
+    from starlette.concurrency import run_in_threadpool
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                sys.stderr.write(ready)
+                sys.stderr.write(await run_in_threadpool(ready))
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # It waits for open connections, and event streams would not end by themselves.
@@ -125,15 +149,11 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     import uvicorn
 
     from server.app import create_app
+    from server.running_app import running_app
 
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{settings.port}"
     sys.stderr.write(f"Starting on {address} (Ctrl-C stops it) ...\n")
-
-    ready = (
-        f"Ready. In 3D Slicer give {address} as the MONAI Label server; in a browser it shows what can be "
-        "asked of it. Training rounds are told of below.\n"
-    )
     config = uvicorn.Config(
         create_app(settings),
         log_config=logging_config,
@@ -143,7 +163,8 @@ def _run(settings: ServerSettings, listener: socket.socket, logging_config: dict
     )
     # Loaded here rather than by the running server: a refused setting is then a sentence, not a traceback.
     load_app()
-    server = _server(config, ready)
+    in_pacs = is_web_address(settings.studies)
+    server = _server(config, lambda: ready_lines(address, running_app().datastore().status(), in_pacs))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything is shut down
         server.run(sockets=[listener])
     if not server.started:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
 
@@ -18,10 +18,11 @@ import ugmcl
 from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.drafts import DraftStore
-from lib.errors import Refusal, UnusableImage
-from lib.infers import InferResult, PublishedModel, UGMCLInfer, UncertaintyBandsInfer
+from lib.errors import Refusal
+from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
+from lib.pacs_answers import PacsAnswers, open_pacs
 from lib.precedence import inference, lock_file
 from lib.precision_probe import probe_precision
 from lib.registry import ModelRegistry
@@ -36,16 +37,13 @@ from lib.webhooks import SECRET, Webhooks
 from lib.worklist import Worklist
 from lib.workspace import Workspace, is_web_address
 
-if TYPE_CHECKING:
-    from lib.pacs.project import PacsProject
-
 logger = logging.getLogger(__name__)
 
 # Their INFO lines quote request bodies, and so what a viewer sends along about patients and readers.
 _TALKATIVE = ("endpoints.datastore", "endpoints.infer", "endpoints.activelearning", "endpoints.session")
 
 
-class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
+class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
     """Uncertainty-guided mutual consistency learning as a MONAI Label app.
 
     Attributes:
@@ -91,7 +89,7 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_datastore(self) -> FolderDatastore:
         """The studies: a folder, or a PACS."""
-        self.pacs = self._open_pacs() if is_web_address(self.studies) else None
+        self.pacs = open_pacs(self.studies, self.workspace, self.settings)
         datastore = FolderDatastore(
             self.pacs.source if self.pacs else self.studies,
             self.workspace,
@@ -276,45 +274,6 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
         result.label_file.unlink(missing_ok=True)
 
-    def pacs_client_options(self) -> dict[str, Any] | None:
-        """`root` of the PACS, and what an HTTP client of it is made with; None for a folder of scans."""
-        return self.pacs.source.web.connection.client_options() if self.pacs else None
-
-    def pacs_changed(self) -> None:
-        """Something was stored in the PACS by way of this server: it is looked at now."""
-        if self.pacs is not None:
-            self.pacs.source.expire()
-
-    def of_pacs(self, image_id: Any) -> PacsProject:
-        """The PACS that a case comes from; Refusal 422 for a case from a file, or an uploaded one."""
-        if self.pacs is None or not isinstance(image_id, str) or not self.datastore().has_image(image_id):
-            raise Refusal(
-                422,
-                "DICOM output needs a case from a PACS, and this image comes from a file. Ask for NIfTI or "
-                "NRRD, or start the server with --studies http://PACS/dicom-web.",
-            )
-        return self.pacs
-
-    def dicom_segmentation(self, image_id: str, file: Path, params: dict[str, Any]) -> bytes:
-        """A result of `infer` as DICOM SEG: the label `file` with its `params`; raises as `of_pacs`."""
-        results = self.of_pacs(image_id).results
-        return results.segmentation(image_id, file, params["label_names"], params["model_version"])
-
-    def dicom_map(self, image_id: str) -> tuple[bytes, str]:
-        """The uncertainty map of a case as Parametric Map, and its model version; raises as
-        `uncertainty_map` and `of_pacs`."""
-        results = self.of_pacs(image_id).results
-        path, version = self.uncertainty_map(image_id)
-        try:
-            return results.uncertainty(image_id, path, version), version
-        except UnusableImage:  # another inference of the case has just replaced the file
-            path, version = self.uncertainty_map(image_id)
-            return results.uncertainty(image_id, path, version), version
-
-    def save_dicom_label(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
-        """Take a DICOM SEG for a case's final label; raises as `of_pacs`, and 422 for what is no label."""
-        return self.of_pacs(image_id).save_label(image_id, file, info, self.settings.allow_empty_labels)
-
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""
 
@@ -330,25 +289,6 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
         self.datastore().get_image_info(str(image))  # says 404, and why
         raise Refusal(404, "There is no such image in this project.")
 
-    def _wants_push(self, request: dict[str, Any], image_id: str | None, task: Any) -> PacsProject | None:
-        """The PACS to store a result in, if the request or the settings say so."""
-        if request.get("push", False) in (True, "true"):
-            if task is not self._infers["ugmcl"]:
-                raise Refusal(422, "Results of the model 'ugmcl' are stored in the PACS, map included.")
-            return self.of_pacs(image_id)
-        wanted = self.pacs is not None and self.pacs.push and task is self._infers["ugmcl"]
-        return self.pacs if wanted and image_id is not None else None
-
-    def _push(self, pacs: PacsProject, image_id: str, path: Path, result: InferResult) -> dict[str, Any]:
-        """Have a result stored; a series that nothing can refer to in DICOM takes nothing from the answer."""
-        version = result.params["model_version"]
-        kept = self._infers["ugmcl"].keep_map(image_id, path, version)
-        try:
-            pushed = pacs.store(image_id, result.label_file, self.labels_map, kept.path, version)
-        except Refusal as refusal:
-            return {"pushed": None, "not_pushed": str(refusal.detail)}
-        return {"pushed": pushed}
-
     def _is_uploaded(self, path: Path) -> bool:
         """Whether a path is a file that a server received: in the temporary folder or the sessions'
         folder."""
@@ -356,15 +296,6 @@ class UGMCLApp(MONAILabelApp):  # type: ignore[misc]
             return False
         roots = [tempfile.gettempdir(), *([self._sessions.store_path] if self._sessions else [])]
         return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
-
-    def _open_pacs(self) -> PacsProject:
-        try:
-            from lib.pacs.project import PacsProject
-        except ImportError as error:
-            raise ValueError(
-                f"A PACS needs the package {error.name}: pip install 'ugmcl-assist[dicom]'."
-            ) from error
-        return PacsProject(self.studies, self.workspace, self.settings)
 
     def _open_webhooks(self, datastore: FolderDatastore) -> Webhooks | None:
         if not self.settings.webhook:

@@ -13,6 +13,8 @@ from server.evaluation.csv_files import Row
 
 GOALS = (95, 98, 99)
 """Percent of the Dice with all labels that are to be reached."""
+STOCK = "random_supervised"
+"""The arm that is stock practice."""
 RESAMPLES = 2000
 QUANTILES = (0.025, 0.975)
 
@@ -135,6 +137,13 @@ class Resampled:
         return np.asarray(means)
 
 
+class Gain(NamedTuple):
+    """Area of one arm less that of another, over the seeds and numbers of labels both have."""
+
+    value: float
+    interval: Interval
+
+
 class Efficiency(NamedTuple):
     """How one arm does.
 
@@ -145,9 +154,8 @@ class Efficiency(NamedTuple):
         labels_by_seed: Percent to labels of each seed's own curve.
         area: Of the part of the curve that all arms have, `None` for one point.
         area_interval: Its interval.
-        gain: Area less that of the random order with the same training, over the seeds both have; `None` for
-            the random order itself, or where that is missing.
-        gain_interval: Its interval.
+        over_random: Area less that of the random order with the same training.
+        over_stock: Area less that of stock practice.
     """
 
     curve: Curve
@@ -156,8 +164,8 @@ class Efficiency(NamedTuple):
     labels_by_seed: dict[int, list[float | None]]
     area: float | None
     area_interval: Interval | None
-    gain: float | None
-    gain_interval: Interval | None
+    over_random: Gain | None
+    over_stock: Gain | None
 
 
 def efficiencies(curves: dict[str, Curve], reference: Curve | None) -> list[Efficiency]:
@@ -207,28 +215,29 @@ def _efficiency(
     kept = [curve.labels.index(count) for count in shared]
     whole_area = area(shared, curve.mean[kept].tolist())
     spread = None if whole_area is None else interval(_areas(shared, means[:, kept]))
-    gain, gain_interval = _gain(curve, curves, resampled, shared)
-    return Efficiency(curve, reached, intervals, by_seed, whole_area, spread, gain, gain_interval)
+    plain = next(
+        (one for one in curves.values() if one.strategy == "random" and one.method == curve.method), None
+    )
+    over = [_gain(curve, other, resampled, shared) for other in (plain, curves.get(STOCK))]
+    return Efficiency(curve, reached, intervals, by_seed, whole_area, spread, *over)
 
 
 def _areas(labels: Sequence[int], means: NDArray[np.float64]) -> list[float]:
     return [area(labels, row.tolist()) or 0.0 for row in means]
 
 
-def _gain(
-    curve: Curve, curves: dict[str, Curve], resampled: Resampled, shared: Sequence[int]
-) -> tuple[float | None, Interval | None]:
-    plain = next(
-        (one for one in curves.values() if one.strategy == "random" and one.method == curve.method), None
-    )
-    if plain is None or plain.arm == curve.arm or len(shared) < 2:
-        return None, None
-    seeds = [seed for seed in curve.seeds if seed in plain.seeds]
+def _gain(curve: Curve, other: Curve | None, resampled: Resampled, shared: Sequence[int]) -> Gain | None:
+    """`None` beside itself, where the other is missing, or with nothing in common."""
+    if other is None or other.arm == curve.arm or len(shared) < 2:
+        return None
+    seeds = [seed for seed in curve.seeds if seed in other.seeds]
     if not seeds:
-        return None, None
-    pair = [_part(one, seeds, shared) for one in (curve, plain)]
+        return None
+    pair = [_part(one, seeds, shared) for one in (curve, other)]
     difference = pair[0]._replace(dice=pair[0].dice - pair[1].dice)
-    return area(shared, difference.mean.tolist()), interval(_areas(shared, resampled.means(difference)))
+    value = area(shared, difference.mean.tolist())
+    assert value is not None  # at least two numbers of labels are shared
+    return Gain(value, interval(_areas(shared, resampled.means(difference))))
 
 
 def _part(curve: Curve, seeds: Sequence[int], labels: Sequence[int]) -> Curve:

@@ -12,6 +12,7 @@ from server.evaluation.label_efficiency import (
     GOALS,
     Curve,
     Efficiency,
+    Gain,
     Interval,
     curve_of,
     efficiencies,
@@ -191,20 +192,25 @@ def dice_table(judged: Sequence[Efficiency], rounds: Sequence[Row], machines: Ma
 
 
 def needed_table(judged: Sequence[Efficiency]) -> str:
-    """Labels to each goal, area, and what the order gains over the random one."""
+    """Labels to each goal, area, and how much it is above the random order with the same training
+    and above stock practice."""
     shared = shared_labels({one.curve.arm: one.curve for one in judged})
     header = ["labels to", *(f"{goal} %" for goal in GOALS), f"mean Dice, {shared[0]} to {shared[-1]} labels",
-              "less random order"]  # fmt: skip
+              "less random order", "less stock practice"]  # fmt: skip
     rows = []
     for one in judged:
         cells = [
             _labels_cell(one.labels_to.get(goal), one.labels_intervals.get(goal), one.curve) for goal in GOALS
         ]
-        gain = "-" if one.gain is None else f"{one.gain:+.4f}{_ends(one.gain_interval, '+.4f')}"
+        mean = f"{number(one.area, 4)}{_ends(one.area_interval, '.4f')}"
         rows.append(
-            [arm_name(one.curve), *cells, f"{number(one.area, 4)}{_ends(one.area_interval, '.4f')}", gain]
+            [arm_name(one.curve), *cells, mean, _gain_cell(one.over_random), _gain_cell(one.over_stock)]
         )
     return table(header, rows)
+
+
+def _gain_cell(gain: Gain | None) -> str:
+    return "-" if gain is None else f"{gain.value:+.4f}{_ends(gain.interval, '+.4f')}"
 
 
 def _labels_cell(value: float | None, ends: Interval | None, curve: Curve) -> str:

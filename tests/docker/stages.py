@@ -215,7 +215,7 @@ def _registry_settings() -> dict[str, str]:
         )
         kept["npm_config_registry"] = asked.stdout.strip()
     certificates = "/etc/certificates-of-the-test-machine.crt"
-    return {**kept, "PIP_CERT": certificates, "NODE_EXTRA_CA_CERTS": certificates}
+    return {**kept, "PIP_CERT": certificates, "npm_config_cafile": certificates}
 
 
 def _local_indexes() -> list[str]:

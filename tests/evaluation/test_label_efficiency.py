@@ -76,17 +76,24 @@ def test_an_order_is_compared_with_the_random_one_of_the_same_training() -> None
         "most_uncertain": curve("most_uncertain", [0.8, 0.9, 0.9]),
     }
     found = {one.curve.arm: one for one in efficiencies(curves, None)}
-    assert found["random"].gain is None
-    assert found["random_supervised"].gain is None
-    assert found["most_uncertain"].gain == pytest.approx((2 * 0.05 + 4 * 0.1) / 6)
-    assert found["most_uncertain"].gain_interval == pytest.approx((0.5 / 6, 0.5 / 6))
+    assert found["random"].over_random is None
+    assert found["random_supervised"].over_random is None
+    assert found["random_supervised"].over_stock is None
+    gains = found["most_uncertain"].over_random, found["most_uncertain"].over_stock
+    assert gains[0] is not None
+    assert gains[1] is not None
+    assert gains[0].value == pytest.approx((2 * 0.05 + 4 * 0.1) / 6)
+    assert gains[0].interval == pytest.approx((0.5 / 6, 0.5 / 6))
+    assert gains[1].value == pytest.approx((2 * 0.35 + 4 * 0.4) / 6)
 
 
 def test_the_gain_is_taken_over_the_seeds_both_have() -> None:
     better = curve("most_uncertain", [0.9, 0.9, 0.9], seeds=2)
     better.dice[1] = 0.1
     curves = {"random": curve("random", [0.8, 0.8, 0.8]), "most_uncertain": better}
-    assert efficiencies(curves, None)[1].gain == pytest.approx(0.1)
+    gain = efficiencies(curves, None)[1].over_random
+    assert gain is not None
+    assert gain.value == pytest.approx(0.1)
 
 
 def test_unfinished_arms_are_compared_where_all_have_come() -> None:
@@ -96,7 +103,8 @@ def test_unfinished_arms_are_compared_where_all_have_come() -> None:
     found = efficiencies(curves, None)
     assert not short.is_complete
     assert [one.area for one in found] == pytest.approx([0.8, 0.85])
-    assert found[1].gain == pytest.approx(0.05)
+    assert found[1].over_random is not None
+    assert found[1].over_random.value == pytest.approx(0.05)
 
 
 def test_intervals_cover_cases_and_seeds() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from server.serving import ready_lines
 from tests.server.conftest import (
     APP,
     Server,
@@ -58,6 +59,15 @@ def test_an_unknown_app_setting_is_a_sentence_naming_the_valid_ones(tmp_path: Pa
     assert "Traceback" not in ended.stderr
 
 
+def test_a_folder_without_scans_and_files_set_aside_are_told_of_at_the_start() -> None:
+    empty = ready_lines("http://127.0.0.1:8000", {"total": 0, "completed": 0})
+    assert "Ready: 0 scans" in empty
+    assert "straight into the studies folder" in empty
+    some = ready_lines("http://h:1", {"total": 3, "completed": 1, "quarantined": [{"file": "a"}]})
+    assert "Ready: 3 scans, 1 of them labeled; set aside: 1, http://h:1/info/ says why." in some
+    assert "straight into" not in some
+
+
 def test_predict_writes_a_label_and_a_map_for_each_scan(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "scans", tmp_path / "reference", 2)
     (tmp_path / "studies").mkdir()
@@ -80,6 +90,7 @@ def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(tmp_path: P
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
         said = running.log.read_text()
-    assert f"Ready. In 3D Slicer give {running.url}" in said
+    assert "Ready: 1 scan, 0 of them labeled.\n" in said
+    assert f"In 3D Slicer give {running.url}" in said
     assert "Stopped" in said
     assert "Traceback" not in said

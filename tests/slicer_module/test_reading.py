@@ -107,7 +107,8 @@ def test_a_running_round_shows_its_progress_beside_the_live_model() -> None:
 def test_a_round_without_a_plan_yet_and_a_waiting_one_are_said() -> None:
     live = [{"version": "v1", "published": True}]
     planning = entry(id="r2", status="running") | {"progress": {"step": 0, "steps": 0, "eta_s": None}}
-    assert round_status([entry(), planning], live).text.endswith("step 0 of ?.")
+    text = round_status([entry(), planning], live).text
+    assert text.endswith("Round r2 is being prepared, with 4 labels.")
     assert round_status([entry(), entry(id="r2", status="queued")], live).text.endswith(
         "A round waits to start."
     )

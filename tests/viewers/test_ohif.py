@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import matplotlib
@@ -24,6 +25,7 @@ from scipy import ndimage
 from lib.dicom.parametric_map import write_map
 from lib.dicom.references import Maker
 from lib.dicom.series import read_grid
+from tests.dicom.phantom_series import encoded
 from tests.journeys.replies import nifti_of, parts_of
 from tests.viewers.ohif_stage import (
     Stage,
@@ -337,7 +339,7 @@ def test_parametric_map_is_drawn_by_ohifs_basic_viewer(played: Stage, page: Page
     page.get_by_text("Skip all").click()  # the tour
     page.get_by_text("PMAP").first.dblclick()
     page.wait_for_function(
-        "() => window.cornerstone.getRenderingEngines()[0].getViewports()[0].getActors().length === 2"
+        "() => window.cornerstone.getRenderingEngines()[0]?.getViewports()[0]?.getActors?.().length === 2"
     )
     time.sleep(3)  # drawn in the next frames
     # The middle slice is shown; two voxels around the edges are smooth.
@@ -351,6 +353,37 @@ def test_parametric_map_is_drawn_by_ohifs_basic_viewer(played: Stage, page: Page
     picture(page, "ohif_pmap")
     assert is_colored[inside].all()
     assert not is_colored[outside].any()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["series_1", "series_2", "series_3"])
+def test_real_series_are_segmented_at_the_same_millimeter(
+    played: Stage, page: Page, shared_data: Path, name: str
+) -> None:
+    folder = shared_data / "hippocampus_dicom" / name
+    if not folder.is_dir():
+        pytest.skip(f"no DICOM series at {folder}")
+    instances = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+    for dataset in instances:  # the headers carry joke names
+        dataset.PatientName, dataset.PatientID = "Anonymous^", "ANONYMOUS"
+        url = f"http://127.0.0.1:{played.orthanc.port}/instances"
+        httpx.post(url, content=encoded(dataset)).raise_for_status()
+    study, case = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+    deadline = time.monotonic() + 120
+    while case not in {entry["id"] for entry in played.server.get("/cases").json()["cases"]}:
+        assert time.monotonic() < deadline, "the series did not become a case"
+        time.sleep(0.5)
+    page.goto(f"{played.server.url}/ohif/ugmcl?StudyInstanceUIDs={study}&initialSeriesInstanceUID={case}")
+    wait_for_image(page)
+    assert shown_series(page) == case
+    press(page, "Segment")
+    said(page, "Segmented by")
+    answer = played.server.infer(case, result_extension=".nii.gz")
+    label = nifti_of(parts_of(answer)[1].content)
+    shown = shown_label(page)
+    assert np.array_equal(
+        shown.values.ravel(), values_at(label, positions_of(shown.values.shape, shown.affine))
+    )
 
 
 def test_no_script_of_the_page_failed_and_nobody_else_was_asked(

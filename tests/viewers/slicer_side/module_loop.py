@@ -142,7 +142,7 @@ def loop(reader: Reader, url: str, name: str, folder: Path) -> dict[str, Any]:
         reader.press(panel.next_button)
     reader.widget.session.client.start_round()
     reader.widget.looked_at = 0.0  # as after a submission, which starts rounds by itself elsewhere
-    reader.wait(lambda: " trains on " in panel.learning.text)
+    reader.wait(lambda: "Round r0002 " in panel.learning.text)
     running = panel.learning.text
     reader.wait(lambda: panel.round_progress.isHidden())
     return {

@@ -52,11 +52,13 @@ def _of_model(version: str, labels: int, made_by: dict[str, Any] | None) -> str:
 
 def _of_running(entry: dict[str, Any]) -> str:
     progress = entry.get("progress") or {}
+    if not progress.get("steps"):  # the unlabeled scans are not counted yet either
+        return f"Round {entry['id']} is being prepared, with {entry['labeled']} labels."
     left = progress.get("eta_s")
     rest = "" if left is None else f", {round(left)} s left"
     return (
         f"Round {entry['id']} trains on {entry['labeled']} labels and {entry['unlabeled']} unlabeled scans: "
-        f"step {progress.get('step', 0)} of {progress.get('steps') or '?'}{rest}."
+        f"step {progress.get('step', 0)} of {progress['steps']}{rest}."
     )
 
 
