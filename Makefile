@@ -115,7 +115,7 @@ score-ranking: setup
 	$(BIN)/python -m server.experiments score-ranking
 
 # Labels revealed round by round; the foreground as one class. Two processes take a seed each, the third call does
-# what is left and says whether all is done. The CSV files keep what earlier calls and other machines measured.
+# what is left and says whether all is done. Rows of the same arms with other settings are replaced.
 SIMULATE = $(BIN)/ugmcl-assist simulate run --pack $(HIPPOCAMPUS) --work build/simulate --threads 1 \
 	--steps 200 --first-steps 400 $(SIMULATE_ARGS)
 
@@ -125,7 +125,7 @@ simulate: setup
 	test -f $(HIPPOCAMPUS) || $(BIN)/ugmcl-assist experiment pack --data '$(HIPPOCAMPUS_DATA)' --out $(HIPPOCAMPUS) --merge --classes foreground
 	-$(SIMULATE) & beside=$$!; $(SIMULATE); wait $$beside
 	$(SIMULATE)
-	$(BIN)/ugmcl-assist simulate evaluate --work build/simulate --out docs/active_learning
+	$(BIN)/ugmcl-assist simulate evaluate --work build/simulate --out docs/active_learning --replace
 	$(BIN)/ugmcl-assist simulate report --csv docs/active_learning
 
 bench: setup
