@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { carried, positionOf } from './grids.js';
 import { HeatOverlay } from './heat.js';
-import { gridOf, putLabel, segmentationOf, takeLabel } from './labelmap.js';
+import { fingerprint, gridOf, putLabel, segmentationOf, takeLabel } from './labelmap.js';
 import { readNrrd, writeNrrd } from './nrrd.js';
 import * as pacs from './pacs.js';
 
@@ -11,6 +11,7 @@ const LISTED = 50;
 const HEARTBEAT_MS = 5 * 60 * 1000;
 const BUSY_POLL_MS = 2000;
 const IDLE_POLL_MS = 15000;
+const COMPARE_MS = 300;
 const READER = 'ugmcl-reader';
 
 /** Tells its listeners (`change` events) whenever something it knows is new. */
@@ -26,6 +27,7 @@ export class Assistant extends EventTarget {
     this.current = null;
     this.result = null;
     this.place = -1;
+    this.kept = null;
     this.isEdited = false;
     this.message = { text: '', isError: false };
     this.busy = '';
@@ -139,6 +141,7 @@ export class Assistant extends EventTarget {
 
   forgetResult() {
     this.result = null;
+    this.kept = null;
     this.place = -1;
     this.isEdited = false;
     this.heat.show(null);
@@ -221,12 +224,8 @@ export class Assistant extends EventTarget {
       const answer = await api.segment(id, this.reader);
       const [label, map] = await Promise.all([readNrrd(answer.label), readNrrd(answer.uncertainty)]);
       if (this.shown().displaySet !== displaySet) return 'Another series is on screen now; press Segment again.';
-      this.isFilling = true;
-      try {
-        await putLabel(this.services, displaySet, viewportId, label, answer.params.label_names);
-      } finally {
-        this.isFilling = false;
-      }
+      const segmentation = await putLabel(this.services, displaySet, viewportId, label, answer.params.label_names);
+      this.kept = fingerprint(takeLabel(this.services, displaySet, segmentation).values);
       this.isEdited = false;
       const grid = gridOf(displaySet);
       const values = carried(map.values, map.grid, grid);
@@ -260,14 +259,29 @@ export class Assistant extends EventTarget {
 
   watchEdits() {
     const { Events } = window.cornerstoneTools.Enums;
+    let soon;
     window.cornerstone.eventTarget.addEventListener(Events.SEGMENTATION_DATA_MODIFIED, () => {
-      if (this.isFilling || this.isEdited) return;
-      this.isEdited = true;
-      this.changed();
+      clearTimeout(soon);
+      soon = setTimeout(() => this.compareWithKept(), COMPARE_MS);
     });
     window.addEventListener('beforeunload', (event) => {
       if (this.isEdited && !this.busy) event.preventDefault();
     });
+  }
+
+  /** Notice changes by the voxels: OHIF tells of changes when it only draws a segmentation in other planes. */
+  compareWithKept() {
+    const { displaySet, viewportId } = this.shown();
+    const segmentation = displaySet && segmentationOf(this.services, displaySet, viewportId);
+    if (!segmentation || this.busy) return;
+    let values;
+    try {
+      ({ values } = takeLabel(this.services, displaySet, segmentation));
+    } catch {
+      return;  // it lies on other images; Submit says so
+    }
+    this.isEdited = this.kept === null ? values.some(Boolean) : fingerprint(values) !== this.kept;
+    this.changed();
   }
 
   submit() {
@@ -286,6 +300,7 @@ export class Assistant extends EventTarget {
         params.no_finding = true;
       }
       await api.submit(id, await writeNrrd(grid, values), params);
+      this.kept = fingerprint(values);
       this.isEdited = false;
       await Promise.all([this.refreshWorklist(), this.refreshStatus()]);
       return 'Submitted. The next round learns from it.';

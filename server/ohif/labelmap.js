@@ -66,10 +66,18 @@ export function takeLabel(services, displaySet, id) {
   return { grid, values, names };
 }
 
+/** A number that changes with any voxel of a label (FNV-1a). */
+export function fingerprint(values) {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < values.length; at += 1) hash = Math.imul(hash ^ values[at], 0x01000193);
+  return hash;
+}
+
 /** The labelmap's images in the order of the series' own. */
 function labelImages(id, displaySet) {
-  const { imageIds } = stateOf(id).representationData[LABELMAP];
   const { cache } = window.cornerstone;
+  const data = stateOf(id).representationData[LABELMAP];
+  const imageIds = data.imageIds ?? cache.getVolume(data.volumeId).imageIds;
   const images = new Map(imageIds.map((one) => {
     const image = cache.getImage(one);
     return [image.referencedImageId, image];
