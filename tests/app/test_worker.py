@@ -111,7 +111,7 @@ def test_a_round_trains_validates_and_reports_what_it_read(studies: Studies, wor
     assert [event["step"] for event in events if event["phase"] == "train"][-1] == result["steps"]
     assert load_checkpoint(result["checkpoint"]).config.to_dict() == result["config"]
     assert list(Path(job["tensorboard"]).glob("events.out.tfevents.*"))
-    assert not (work_folder(workspace) / "state.pt").exists()
+    assert (work_folder(workspace) / "state.pt").exists(), "kept until the server has the candidate"
 
 
 def test_a_stopped_round_saves_its_state_and_the_next_one_resumes_it(

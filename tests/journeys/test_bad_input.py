@@ -26,8 +26,10 @@ pytestmark = pytest.mark.timeout(300)
 AFFINE = phantom(0)[2]  # of every phantom
 CASE = "case_03"
 OPTIONS = ("--conf", "min_labels", "50", "--max-body-mib", "2")
-# What the server writes on its own account: its log, and the scores of the pool in the background.
-OWN_FILES = re.compile(r"server-output\.txt|\.ugmcl/(logs/.*|training/score\.json|catalogue\.db.*)")
+# What the server writes on its own account: its log, and in the background the pool's scores and drafts.
+OWN_FILES = re.compile(
+    r"server-output\.txt|\.ugmcl/(logs/.*|training/score[^/]*\.json|(training/)?drafts/.*|catalogue\.db.*)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,10 @@ NAMES = [
     ("POST", "/train/deepedit", 404, ["deepedit", "ugmcl"]),
     ("POST", "/models/v9/publish", 404, ["v9", "v0001"]),
     ("GET", "/uncertainty/case_99", 404, ["case_99"]),
-    ("GET", "/uncertainty/case_03?format=dicom", 422, ["nrrd", "nifti"]),
-    ("POST", "/infer/ugmcl?image=case_03&output=dicom_seg", 422, ["dicom_seg", "all, image, json"]),
+    ("GET", "/uncertainty/case_03?format=tiff", 422, ["nrrd", "nifti", "dicom"]),
+    ("POST", "/infer/ugmcl?image=case_03&output=tiff", 422, ["tiff", "image, json"]),
+    ("GET", "/uncertainty/case_03?format=dicom", 422, ["PACS", "NIfTI", "NRRD", "--studies"]),
+    ("POST", "/infer/ugmcl?image=case_03&output=dicom_seg", 422, ["PACS", "NIfTI", "NRRD", "--studies"]),
     ("POST", "/infer/ugmcl?image=/etc/hostname", 400, ["/etc/hostname"]),
     ("POST", "/infer/ugmcl?image=..%2F..%2Fetc%2Fpasswd", 400, ["../../etc/passwd"]),
     ("GET", "/uncertainty/..%2F..%2Fetc%2Fpasswd", 400, ["../../etc/passwd"]),

@@ -62,6 +62,7 @@ def test_two_servers_share_rounds_models_and_labels_and_one_is_killed(
 
             assert other.post(f"/rounds/{running['id']}/pause").json()["status"] == "paused"
             assert one.get(f"/rounds/{running['id']}").json()["status"] == "paused"
+            other.wait_for_round(lambda _: follower.statuses()[-1:] == ["paused"])
             assert other.submit(second).status_code == 200
             assert [entry["status"] for entry in one.rounds()] == ["paused"]
             assert one.post(f"/rounds/{running['id']}/resume").json()["status"] in ("queued", "running")

@@ -129,7 +129,7 @@ class RoundRunner:
         return metrics, compared_with if metrics is not None else None, ""
 
     def discard_state(self) -> None:
-        """Drop the saved training state, which may be what a round failed on; the next one starts anew."""
+        """Drop the saved training state of a round that is done, or may have failed on it."""
         (work_folder(self._workspace) / "state.pt").unlink(missing_ok=True)
 
     def _worker_process(self, job: dict[str, Any], on_event: Callable[[Event], None]) -> Worker:

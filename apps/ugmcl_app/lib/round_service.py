@@ -265,6 +265,7 @@ class RoundService:
                 partial(self._settle, entry=entry, candidate=candidate)
             )
             if settled:
+                self._runner.discard_state()
                 self._registry.tidy(surplus)
                 if candidate.promoted:
                     self._registry.announce(candidate.staged.version)

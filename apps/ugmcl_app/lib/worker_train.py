@@ -67,6 +67,7 @@ def train_round(job: dict[str, Any], emit: EventStream, stop: StopSignal) -> Non
             device=device,
             progress=_reporter(emit, stop, board),
             should_stop=lambda: stop.requested,
+            keep_state=True,  # until the server has taken the candidate: a round cancelled now loses no step
             seed=job["seed"],
         )
         stop.graceful = False

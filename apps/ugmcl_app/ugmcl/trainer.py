@@ -106,6 +106,7 @@ def fit(
     precision: Precision | None = None,
     progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    keep_state: bool = False,
     seed: int = 0,
 ) -> FitResult:
     """Train one round.
@@ -122,6 +123,8 @@ def fit(
         precision: Number format and device; measured when `None`, or taken from the resumed state.
         progress: Called after every step, on a GPU after every `READ_BACK_EVERY`, and every validated case.
         should_stop: Asked after every step; true saves the state and ends the round.
+        keep_state: Leave `state.pt` of the last step behind, for a caller who may yet drop the result and
+            train again; the caller deletes it.
         seed: Of weights, sampling, augmentation and dropout.
 
     Raises:
@@ -145,10 +148,11 @@ def fit(
     stopped = _train(run, sampler, workdir, report, stop)
     result = _result(run, sampler.set_aside, stopped)
     if not stopped:
-        if validation:
+        if validation or keep_state:
             save(run, sampler, workdir / STATE_FILE)  # ended in the validation, it resumes at the validation
         _validate(result, validation, load, run, report)
-        (workdir / STATE_FILE).unlink(missing_ok=True)
+        if not keep_state:
+            (workdir / STATE_FILE).unlink(missing_ok=True)
     return result
 
 
