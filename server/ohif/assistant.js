@@ -117,9 +117,13 @@ export class Assistant extends EventTarget {
     this.changed();
   }
 
+  listed(series) {
+    return this.cases.find((one) => one.series_instance_uid === series || one.id === series);
+  }
+
   /** The case that a series is; null where it is none of this project. */
   async caseOf(series) {
-    const listed = this.cases.find((one) => one.series_instance_uid === series || one.id === series);
+    const listed = this.listed(series);
     if (listed) return listed;
     try {
       const info = await api.imageInfo(series);  // a case from a PACS has its series for an id
@@ -131,8 +135,9 @@ export class Assistant extends EventTarget {
   }
 
   async requireCase() {
+    const { displaySet } = this.requireShown();
     this.seriesShown();
-    const found = await this.lookup;
+    const found = (await this.lookup) ?? (await this.caseOf(displaySet.SeriesInstanceUID));  // it may be a case by now
     if (!found) {
       throw new Error('The series on screen is no case of this project; open one from the worklist.');
     }
@@ -153,6 +158,7 @@ export class Assistant extends EventTarget {
     const page = await api.worklist(LISTED);
     this.cases = page.cases;
     this.total = page.total;
+    if (this.series) this.current ??= this.listed(this.series) ?? null;  // a new series becomes a case later
     this.changed();
     await this.describe();
   }

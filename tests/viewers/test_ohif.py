@@ -384,6 +384,7 @@ def test_real_series_are_segmented_at_the_same_millimeter(
     page.goto(f"{played.server.url}/ohif/ugmcl?StudyInstanceUIDs={study}&initialSeriesInstanceUID={case}")
     wait_for_image(page)
     assert shown_series(page) == case
+    page.wait_for_selector(f'.ugmcl li button[data-case="{case}"][aria-current="true"]')
     press(page, "Segment")
     said(page, "Segmented by")
     answer = played.server.infer(case, result_extension=".nii.gz")
