@@ -605,7 +605,7 @@ def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_bac
 
 def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:
     workspace = Workspace(studies.folder / ".ugmcl")
-    keep_tiny_config(workspace, steps=60)
+    keep_tiny_config(workspace, steps=600)  # seconds, as progress is told once a second
     for number in range(4):
         studies.save_label(f"case{number:02d}", number)
     queue = open_queue()
