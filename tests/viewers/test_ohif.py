@@ -8,6 +8,7 @@ The tests build on each other, as the reader's day does.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError as PlaywrightTimeoutError, expect
 from scipy import ndimage
 
 from lib.dicom.parametric_map import write_map
@@ -336,25 +337,35 @@ def test_parametric_map_is_drawn_by_ohifs_basic_viewer(played: Stage, page: Page
     url = f"http://127.0.0.1:{played.orthanc.port}/instances"
     httpx.post(url, content=content).raise_for_status()
 
-    page.goto(f"{played.server.url}/ohif/viewer?StudyInstanceUIDs={series.study}")
-    wait_for_image(page, panel=False)
-    page.get_by_text("Skip all").click()  # the tour
-    page.get_by_text("PMAP").first.dblclick()
-    page.wait_for_function(
-        "() => window.cornerstone.getRenderingEngines()[0]?.getViewports()[0]?.getActors?.().length === 2"
-    )
     # The middle slice is shown; two voxels around the edges are smooth.
     middle = grid.shape[2] // 2
     positions = positions_of(grid.shape, grid.affine).reshape(*grid.shape, 3)[:, :, middle].reshape(-1, 3)
     on_slice = values[:, :, middle]
     inside = ndimage.binary_erosion(on_slice > 0, iterations=2).ravel()
     outside = ~ndimage.binary_dilation(on_slice > 0, iterations=2).ravel()
-    deadline = time.monotonic() + 120  # the map is there before it is drawn
-    while not (is_colored := _is_colored(page, positions))[inside].all() and time.monotonic() < deadline:
-        time.sleep(1)
+    for _ in range(4):  # OHIF 3.13.2 leaves a map undrawn now and then; opening the study again draws it
+        _open_map(page, f"{played.server.url}/ohif/viewer?StudyInstanceUIDs={series.study}")
+        deadline = time.monotonic() + 30  # the map is there before it is drawn
+        while not (is_colored := _is_colored(page, positions))[inside].all() and time.monotonic() < deadline:
+            time.sleep(1)
+        if is_colored[inside].all():
+            break
     picture(page, "ohif_pmap")
     assert is_colored[inside].all()
     assert not is_colored[outside].any()
+
+
+def _open_map(page: Page, address: str) -> None:
+    """Open a study in OHIF's own viewer, and its Parametric Map over the image."""
+    page.goto(address)
+    wait_for_image(page, panel=False)
+    tour = page.get_by_text("Skip all")  # on the first visit
+    with contextlib.suppress(PlaywrightTimeoutError):
+        tour.click(timeout=5000)
+    page.get_by_text("PMAP").first.dblclick()
+    page.wait_for_function(
+        "() => window.cornerstone.getRenderingEngines()[0]?.getViewports()[0]?.getActors?.().length === 2"
+    )
 
 
 def _is_colored(page: Page, positions: np.ndarray) -> np.ndarray:
