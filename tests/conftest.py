@@ -6,7 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.viewers.journey_record import JourneyRecord
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+_journeys = JourneyRecord(REPOSITORY / "build" / "test-viewers.json")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Record the journeys of viewers in `build/test-viewers.json`.
+
+    A test takes part in a journey by the mark `journey("name")`. The journey has passed when each of its
+    tests has; its seconds are those of all of them, fixtures included. A journey with a skipped test is left
+    out; pytest's summary says why it was skipped.
+    """
+    report: pytest.TestReport = yield  # type: ignore[assignment,misc]
+    for mark in item.iter_markers("journey"):
+        _journeys.add(mark.args[0], report.outcome, report.duration)
+    return report  # type: ignore[return-value]
 
 
 def shared_data_root() -> Path:

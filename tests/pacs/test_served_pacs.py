@@ -146,6 +146,8 @@ def _leave_small_network(workspace: Path) -> None:
     (target / "config.json").write_text(json.dumps(config.to_dict()))
 
 
+@pytest.mark.journey("orthanc_list")
+@pytest.mark.journey("pacs_outage")
 @pytest.mark.timeout(900)
 def test_job_on_a_pacs(hospital: Hospital) -> None:
     """One journey, because a server takes long to start: each paragraph stands on the one before."""

@@ -1,9 +1,4 @@
-"""Fixtures of the viewer journeys, and their record in `build/test-viewers.json`.
-
-A test takes part in a journey by the mark `journey("name")`. The journey has passed when each of its tests
-has; its seconds are those of all of them, fixtures included. A journey with a skipped test is left out;
-pytest's summary says why it was skipped.
-"""
+"""Fixtures of the viewer journeys."""
 
 from __future__ import annotations
 
@@ -18,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.journeys.live_server import LiveServer
-from tests.viewers.journey_record import JourneyRecord
 from tests.viewers.landmark_project import (
     MODULE_READER,
     PICTURED,
@@ -32,17 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OUR_MODULE = ROOT / "apps" / "ugmcl_app" / "slicer"
 PROGRAM_SECONDS = 900
 """Patience with a program in Slicer's environment; it takes a minute on a quiet machine."""
-
-_record = JourneyRecord(ROOT / "build" / "test-viewers.json")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report: pytest.TestReport = yield  # type: ignore[assignment,misc]
-    for mark in item.iter_markers("journey"):
-        _record.add(mark.args[0], report.outcome, report.duration)
-    return report  # type: ignore[return-value]
-
 
 RunInSlicer = Callable[..., dict[str, Any]]
 
