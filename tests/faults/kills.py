@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import signal
 import sqlite3
@@ -128,71 +127,57 @@ def kill_writers(
     folder = server.project.folder / "writer"
     folder.mkdir(exist_ok=True)
     line = [sys.executable, "-m", "tests.faults.catalogue_writer", str(server.project.studies)]
-    nursery = subprocess.Popen(
-        [*line, str(server.project.workspace), ""],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    try:
-        assert nursery.stdout.readline() == "ready\n"
-        done = 0
-        while done < kills:
-            batch = _batch(folder, labels, server, 12)
-            begun = time.monotonic()
-            nursery.stdin.write(json.dumps({"labels": batch}) + "\n")
-            nursery.stdin.flush()
-            opened, killed = _let_write(nursery, ledger, random.uniform(0.0, 0.4))
-            if not killed:
-                continue
-            tally.count("writer", opened - begun)
-            done += 1
-            if done % 10 == 0 or done == kills:
-                say(f"writer killed ({done}/{kills}), {ledger.count} labels acknowledged")
-    finally:
-        nursery.stdin.close()
-        nursery.wait(60)
-        nursery.stdout.close()
+    done = 0
+    while done < kills:
+        batch = _batch(folder, labels, server, 12)
+        recovery_s, killed = _let_write(
+            [*line, str(server.project.workspace), *batch], ledger, random.uniform(0.0, 0.4)
+        )
+        if not killed:
+            continue
+        tally.count("writer", recovery_s)
+        done += 1
+        if done % 10 == 0 or done == kills:
+            say(f"writer killed ({done}/{kills}), {ledger.count} labels acknowledged")
     check_all(server, ledger)
 
 
-def _batch(folder: Path, labels: LabelSource, server: FaultServer, count: int) -> list[list[str]]:
+def _batch(folder: Path, labels: LabelSource, server: FaultServer, count: int) -> list[str]:
     batch = []
     for index in range(count):
         case = random.choice(server.project.ids[:LABELED_CASES])
         path = folder / f"{index}.nii.gz"
         path.write_bytes(labels.next(case))
-        batch.append([case, str(path)])
+        batch.append(f"{case}={path}")
     return batch
 
 
-def _let_write(nursery: subprocess.Popen[str], ledger: Ledger, life_s: float) -> tuple[float, bool]:
+def _let_write(line: list[str], ledger: Ledger, life_s: float) -> tuple[float, bool]:
     """Follow one writer, and kill it `life_s` after it opened the project.
 
     Returns:
-        When it had opened the project, and whether the kill came before its end.
+        Seconds until it had opened the project, its start included; and whether the kill came before its end.
     """
-    assert nursery.stdout is not None
-    opened, child, timer = time.monotonic(), 0, threading.Timer(0, lambda: None)
-    for line in nursery.stdout:
-        word, *rest = line.split()
-        if word == "child":
-            child = int(rest[0])
-        elif word == "open":
-            opened = time.monotonic()
-            timer = threading.Timer(life_s, kill_worker, (child,))
-            timer.start()
-        elif word == "attempt":
-            ledger.attempted[rest[0]].add(rest[1])
-        elif word == "ack":
-            ledger.acknowledge(rest[0], rest[1])
-        elif word == "ended":
-            timer.cancel()
-            return opened, int(rest[0]) == -signal.SIGKILL
-    raise AssertionError("the process that forks writers ended")
+    begun = opened = time.monotonic()
+    with subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        timer = threading.Timer(120, writer.kill)
+        timer.start()
+        for said in writer.stdout:
+            word, *rest = said.split()
+            if word == "open":
+                opened = time.monotonic()
+                timer.cancel()
+                timer = threading.Timer(life_s, writer.kill)
+                timer.start()
+            elif word == "attempt":
+                ledger.attempted[rest[0]].add(rest[1])
+            else:
+                ledger.acknowledge(rest[0], rest[1])
+        code = writer.wait(60)
+        timer.cancel()
+    assert opened > begun, "a writer did not open the project"
+    return opened - begun, code == -signal.SIGKILL
 
 
 def _wait_for_moment(server: FaultServer, ledger: Ledger, moment: str) -> None:

@@ -251,6 +251,8 @@ class RoundService:
     def _finish(self, entry: Round, outcome: WorkerOutcome) -> bool:
         """What comes of a worker's end; whether it is a model version."""
         if outcome.result is None:
+            if self._stopping:
+                return False  # `stop` ends it as interrupted, with a round to follow
             if self._store.fail(entry, outcome.error, self._progress):
                 # Not why: the sentence may name a file, and a file may be named after a patient.
                 logger.warning("Round %s failed; GET /rounds says why.", entry.id)
