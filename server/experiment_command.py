@@ -98,7 +98,15 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         StartError: If it cannot be done as asked, or with the files given.
     """
-    command: Callable[[argparse.Namespace], int] = options.experiment
+    return run_command(options.experiment, options)
+
+
+def run_command(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command that measures or writes results.
+
+    Raises:
+        StartError: If it cannot be done as asked, with the files given, or without the extra `experiment`.
+    """
     try:
         return command(options)
     except ModuleNotFoundError as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server.stock_host import StartError
+from server.experiment_command import run_command
 
 ABOUT = """\
 How many labels does a way of choosing cases need? `run` reveals the labels of a packed data set round by
@@ -51,15 +50,7 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         StartError: If it cannot be done as asked, or with the files given.
     """
-    command: Callable[[argparse.Namespace], int] = options.simulate
-    try:
-        return command(options)
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"{error.name} is not installed; `pip install 'ugmcl-assist[experiment]'` adds it."
-        ) from error
-    except ValueError as error:
-        raise StartError(str(error)) from error
+    return run_command(options.simulate, options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
