@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +404,21 @@ def test_a_failing_listener_loses_no_label(store: FolderDatastore, label: Path) 
     assert list(store.final_labels()) == ["a"]
 
 
+def test_a_listener_that_failed_is_told_again(store: FolderDatastore, label: Path) -> None:
+    heard: list[int] = []
+
+    def listen() -> None:
+        heard.append(1)
+        if len(heard) == 1:
+            raise OSError("the database is away")
+
+    store.on_labels_changed.append(listen)
+    store.save_label("a", str(label), "final", {})
+    store.refresh()
+    store.refresh()
+    assert heard == [1, 1], "until it has heard, and then no more"
+
+
 def test_concurrent_submits_of_one_case_leave_one_whole_label(
     store: FolderDatastore, scans: Path, tmp_path: Path
 ) -> None:
@@ -513,6 +530,22 @@ def test_the_data_set_can_be_downloaded_once_there_is_a_label(store: FolderDatas
         {"image": store.get_image_uri("a"), "label": store.get_label_uri("a", "final")}
     ]
     assert store.datalist(full_path=False) == [{"image": "a.nii.gz", "label": "labels/final/a.nii.gz"}]
+
+
+def test_a_data_set_that_cannot_be_packed_leaves_no_half_of_it(
+    store: FolderDatastore, scans: Path, label: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for image_id in "ab":
+        store.save_label(image_id, str(label), "final", {})
+    (scans / "b.nii.gz").unlink()
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(packed))
+    assert "ask again" in refused(409, store.get_dataset_archive, None)
+    assert list(packed.iterdir()) == []
+    store.refresh()
+    with zipfile.ZipFile(store.get_dataset_archive(None)) as archive:
+        assert archive.namelist() == ["image/a.nii.gz", "label/a.nii.gz", "metadata.json"]
 
 
 def test_oblique_labels_made_from_the_scans_geometry_are_accepted(
