@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from lib.errors import Refusal
 from lib.maps import MapStore
 from lib.volumes import read_header, read_label, write_label
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, put_bad_files, scan, tree, write_nifti
 
 ONE = {"foreground": 1}
@@ -504,9 +504,10 @@ def test_a_killed_server_leaves_whole_files(scans: Path, project: Workspace, tmp
         array = block()
         array[index, 0, 0] = 1
         files.append(str(write_nifti(tmp_path / f"{index}.nii.gz", array)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(scans), *files], stdout=subprocess.PIPE, env=environment
+        light_process.command(KILLED, scans, *files),
+        stdout=subprocess.PIPE,
+        env=light_process.environment(),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.worker_process import Event, WorkerOutcome
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.round_support import (
     ReadingWorker,
     Studies,
@@ -72,9 +72,12 @@ def open_queue(studies: Studies) -> Iterator[Opener]:
 
 def name_of_a_dead_process() -> str:
     code = "from lib.process_identity import this_process; print(this_process())"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        light_process.command(code),
+        env=light_process.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 
@@ -650,7 +653,7 @@ def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_bac
 
 def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:
     workspace = Workspace(studies.folder / ".ugmcl")
-    keep_tiny_config(workspace, steps=600)  # seconds, as progress is told once a second
+    keep_tiny_config(workspace, steps=400)  # seconds, as progress is told once a second
     for number in range(4):
         studies.save_label(f"case{number:02d}", number)
     queue = open_queue()
@@ -659,7 +662,7 @@ def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, 
     os.kill(queue.service.worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     wait_for(lambda: statuses(queue)[0] == "failed", 20)
     assert "SIGKILL" in queue.list()[0]["reason"]
-    done = queue.wait(queue.request(), 90)
+    done = queue.wait(queue.request(), 150)
     assert done.status == "done", done.reason
     assert done.promoted
     assert done.metrics is not None

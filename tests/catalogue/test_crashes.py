@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lib.catalogue import database, labels
 from lib.catalogue.label_store import LabelRecord, LabelStore
 from lib.catalogue.schema import Label
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.scan_support import cut
 from tests.catalogue.label_support import final_file, label_file, open_store
 
@@ -46,11 +46,10 @@ store.save_label("a", files[1], "final", {"client_id": "bob"})
 
 
 def killed_at(step: str, scans: Path, url: str, files: list[Path]) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(scans), url, step, *map(str, files)],
+        light_process.command(KILLED_AT, scans, url, step, *files),
         capture_output=True,
-        env=environment,
+        env=light_process.environment(),
         check=False,
     )
     assert (done.returncode, done.stdout) == (9, b"acknowledged\n"), done.stderr

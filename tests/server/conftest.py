@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import requests
 
+from tests import light_process
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "apps" / "ugmcl_app"
 SHAPE = (24, 20, 16)
@@ -172,7 +174,7 @@ def add_models(studies: Path, count: int) -> list[str]:
         "    print(version)\n"
     )
     made = subprocess.run(
-        [sys.executable, "-c", program, str(studies), str(count)],
+        light_process.command(program, studies, count),
         env=environment(),
         capture_output=True,
         text=True,

@@ -7,8 +7,6 @@ time sends them. A crash may send an event twice; none is lost.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -17,7 +15,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +29,7 @@ from .catalogue.database import next_number
 from .catalogue.labels import FINAL
 from .catalogue.schema import ACTIVE, Label
 from .datastore import FolderDatastore
+from .exclusive import alone
 from .registry import ModelRegistry
 from .workspace import Workspace, read_json, write_json_atomic
 
@@ -180,26 +179,13 @@ class Webhooks:
             self._news.clear()
             try:
                 self._find_events()
-                with self._alone() as alone:
-                    if alone:
+                with alone(self._folder / "sending.lock") as free:
+                    if free:
                         self.tell()
             except Exception:
                 logger.exception("Telling the webhook failed; it is tried again.")
             if not self._stopping.is_set():
                 self._news.wait(min(5.0, max(0.2, self._not_before - time.monotonic())))
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether this process may send now, which no other one does meanwhile."""
-        with (self._folder / "sending.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:  # a network file system without locks: rather twice than never
-                logger.warning("The workspace takes no locks: several servers may send an event each.")
-            yield True
 
     def _waiting(self) -> list[Path]:
         return sorted(self._folder.glob("[0-9]*.json"))
