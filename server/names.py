@@ -10,6 +10,8 @@ from server.refusal import refuse
 LONGEST_NAME = 180
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 LABEL_TAGS = ("final", "original")
+NO_NUL = r"^[^\x00]*$"
+"""Pattern of a query's text that is only compared: PostgreSQL takes any but this one character."""
 
 
 def safe_name(value: str, what: str) -> str:

@@ -19,7 +19,7 @@ from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.drafts import DraftStore
 from lib.errors import Refusal
-from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
+from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer, remove_result
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
 from lib.pacs_answers import PacsAnswers, open_pacs
@@ -202,11 +202,15 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         with inference(lock_file(self.workspace.root)):
             result = task.run({**request, "image": str(path), "image_id": image_id})
         label = str(result.label_file)
-        if push is not None and image_id is not None:
-            result.params.update(self._push(push, image_id, path, result))
-        if save and task is self._infers["ugmcl"]:
-            params = {"model": request["model"], "params": result.params}
-            label = self.datastore().save_label(image_id, label, "original", params)
+        try:
+            if push is not None and image_id is not None:
+                result.params.update(self._push(push, image_id, path, result))
+            if save and task is self._infers["ugmcl"]:
+                params = {"model": request["model"], "params": result.params}
+                label = self.datastore().save_label(image_id, label, "original", params)
+        except BaseException:  # nobody will send these files, and remove them then
+            remove_result(result)
+            raise
         return {
             "label": label,
             "tag": "original",
@@ -272,7 +276,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         path = self.datastore().image_file(image_id)
         with inference(lock_file(self.workspace.root)):
             result = self._infers["ugmcl"].run({"image": str(path), "image_id": image_id})
-        result.label_file.unlink(missing_ok=True)
+        remove_result(result)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing to do: the datastore itself tells the round queue, whatever the route a label came by."""

@@ -122,10 +122,13 @@ class CasePictures:
         with self._loading:
             tag = tag_of(app.review.state(image))
             known = _recall(self._lock, self._cases, (image, tag))
-            if known is None:
+            while known is None:
                 known = _turned(app.review.volumes(image))
-                tag = tag_of(app.review.state(image))  # a scan that had to be fetched is on this disk now
-                self._remember((image, tag), known)
+                before, tag = tag, tag_of(app.review.state(image))
+                if tag == before:
+                    self._remember((image, tag), known)
+                else:  # fetched only now, or changed while it was read: the tag is another state's
+                    known = None
         return known, tag
 
     def _remember(self, key: tuple[str, str], case: TurnedCase) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import Field
 
+from server.names import NO_NUL
 from server.routes.leases import Reader
 from server.running_app import known_image, running_app
 
@@ -58,7 +59,9 @@ class Settlement(Reader):
 )
 def queue(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    after: Annotated[str, Query(max_length=200, description="`next` of the page before")] = "",
+    after: Annotated[
+        str, Query(max_length=200, pattern=NO_NUL, description="`next` of the page before")
+    ] = "",
 ) -> dict[str, Any]:
     page: dict[str, Any] = running_app().datastore().readings.queue(limit, after)
     return page

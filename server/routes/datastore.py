@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from server.multipart import file_reply
-from server.names import safe_name, safe_tag, shown, upload_basename, upload_suffix
+from server.names import NO_NUL, safe_name, safe_tag, shown, upload_basename, upload_suffix
 from server.refusal import refuse
 from server.running_app import known_image, named_image, running_app
 from server.uploads import DICOM, json_object, remove_files, upload_on_disk
@@ -165,7 +165,9 @@ def check_label(image: ImageId, tag: Tag) -> Response:
 def download_label(
     label: ImageId,
     tag: Tag = "final",
-    version: Annotated[str | None, Query(description="`uid` of a version in the history")] = None,
+    version: Annotated[
+        str | None, Query(pattern=NO_NUL, description="`uid` of a version in the history")
+    ] = None,
 ) -> FileResponse:
     if version is None:
         path = _label_file(label, tag)

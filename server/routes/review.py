@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from server.names import known
-from server.refusal import refuse
 from server.review import pages
 from server.review.case_pictures import CasePictures, drawn
 from server.running_app import heavy, known_image, running_app
@@ -74,12 +73,8 @@ def ask_to_publish(version: str) -> HTMLResponse:
 def publish(version: str, live: Annotated[str, Form()] = "") -> Response:
     app = running_app()
     known(version, "model version", [entry["version"] for entry in app.registry.list()])
-    if live != (app.registry.published() or ""):
-        # A round may have published meanwhile: the reader has compared with another model.
-        refuse(
-            409, "Another model has gone live since you were asked. Look at the overview and choose again."
-        )
-    app.registry.publish(version)
+    # A round may have published meanwhile: the reader has compared with another model.
+    app.registry.publish(version, instead_of=live)
     return RedirectResponse("/review#models", 303)
 
 

@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lib.errors import Refusal
 from lib.maps import MapStore
 from lib.volumes import read_header, read_label, write_label
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.scan_support import OBLIQUE, SHAPE, block, cut, put_bad_files, scan, tree, write_nifti
 
 ONE = {"foreground": 1}
@@ -402,6 +404,21 @@ def test_a_failing_listener_loses_no_label(store: FolderDatastore, label: Path) 
     assert list(store.final_labels()) == ["a"]
 
 
+def test_a_listener_that_failed_is_told_again(store: FolderDatastore, label: Path) -> None:
+    heard: list[int] = []
+
+    def listen() -> None:
+        heard.append(1)
+        if len(heard) == 1:
+            raise OSError("the database is away")
+
+    store.on_labels_changed.append(listen)
+    store.save_label("a", str(label), "final", {})
+    store.refresh()
+    store.refresh()
+    assert heard == [1, 1], "until it has heard, and then no more"
+
+
 def test_concurrent_submits_of_one_case_leave_one_whole_label(
     store: FolderDatastore, scans: Path, tmp_path: Path
 ) -> None:
@@ -487,9 +504,10 @@ def test_a_killed_server_leaves_whole_files(scans: Path, project: Workspace, tmp
         array = block()
         array[index, 0, 0] = 1
         files.append(str(write_nifti(tmp_path / f"{index}.nii.gz", array)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(scans), *files], stdout=subprocess.PIPE, env=environment
+        light_process.command(KILLED, scans, *files),
+        stdout=subprocess.PIPE,
+        env=light_process.environment(),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -513,6 +531,22 @@ def test_the_data_set_can_be_downloaded_once_there_is_a_label(store: FolderDatas
         {"image": store.get_image_uri("a"), "label": store.get_label_uri("a", "final")}
     ]
     assert store.datalist(full_path=False) == [{"image": "a.nii.gz", "label": "labels/final/a.nii.gz"}]
+
+
+def test_a_data_set_that_cannot_be_packed_leaves_no_half_of_it(
+    store: FolderDatastore, scans: Path, label: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for image_id in "ab":
+        store.save_label(image_id, str(label), "final", {})
+    (scans / "b.nii.gz").unlink()
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(packed))
+    assert "ask again" in refused(409, store.get_dataset_archive, None)
+    assert list(packed.iterdir()) == []
+    store.refresh()
+    with zipfile.ZipFile(store.get_dataset_archive(None)) as archive:
+        assert archive.namelist() == ["image/a.nii.gz", "label/a.nii.gz", "metadata.json"]
 
 
 def test_oblique_labels_made_from_the_scans_geometry_are_accepted(

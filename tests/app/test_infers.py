@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from lib import infers
 from lib.errors import Refusal
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer
-from lib.maps import MapStore
+from lib.maps import MapStore, StoredMap
 from lib.registry import ModelRegistry
 from lib.settings import AppSettings
 from lib.volumes import read_header, read_label, write_map
@@ -232,6 +234,38 @@ def test_the_bands_are_the_map_in_three_steps(tasks: Project, scans: Path) -> No
     again = tasks.bands.run(request(scans, result_extension=".nrrd"))
     np.testing.assert_array_equal(read_label(again.label_file)[0], labels)
     assert "inference" not in again.params["latencies"]  # the kept map was used
+
+
+def test_bands_of_a_map_that_is_just_being_replaced_are_made_anew(
+    tasks: Project, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = read_label(tasks.bands.run(request(scans)).label_file)[0]
+    find = tasks.maps.find
+
+    def too_late(image_id: str, image: Path) -> StoredMap | None:
+        kept = find(image_id, image)
+        assert kept is not None
+        kept.path.unlink()
+        return kept
+
+    monkeypatch.setattr(tasks.maps, "find", too_late)
+    np.testing.assert_array_equal(read_label(tasks.bands.run(request(scans)).label_file)[0], plain)
+
+
+@pytest.mark.parametrize("failing", ["write_label", "write_map"])
+def test_a_result_that_cannot_be_written_leaves_no_file(
+    tasks: Project, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(infers, failing, full)
+    with pytest.raises(OSError, match="no space"):
+        tasks.segmentation.run(request(scans, uncertainty=True))
+    assert list(folder.iterdir()) == []
 
 
 def test_two_classes_keep_their_values(project_tasks: Project, scans: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lib.maps import MapStore, StoredMap
 from lib.volumes import read_voxels
@@ -55,3 +56,12 @@ def test_a_map_whose_file_is_gone_is_made_again(scans: Path, project: Workspace)
     keep(store, scans, 0.25).path.unlink()
     assert store.find("a", scans / "a.nii.gz") is None
     assert keep(store, scans, 0.5).path.exists()
+
+
+def test_a_map_that_is_replaced_while_it_is_converted_is_asked_for_again(
+    scans: Path, project: Workspace
+) -> None:
+    store = MapStore(project)
+    keep(store, scans, 0.25).path.unlink()  # as another process does just after this one looked
+    with pytest.raises(FileNotFoundError, match="replaced"):
+        store.as_nrrd("a")

@@ -201,3 +201,29 @@ def test_a_folder_that_the_catalogue_does_not_name_is_judged_by_its_round(
     )
     listed = [entry["version"] for entry in again.list()]
     assert listed == ([first, staged.version] if status is None else [first])
+
+
+def test_a_failing_listener_takes_nothing_from_a_publication(workspace: Workspace) -> None:
+    registry = ModelRegistry(workspace)
+    version, heard = add(registry), list[str]()
+
+    def fail(version: str) -> None:
+        raise OSError("no space left on device")
+
+    registry.on_published += [fail, heard.append]
+    registry.publish(version)
+    assert registry.published() == version
+    assert heard == [version]
+
+
+def test_who_has_seen_another_version_live_does_not_replace_this_one(workspace: Workspace) -> None:
+    registry = ModelRegistry(workspace)
+    first, second = add(registry, 1), add(registry, 2)
+    registry.publish(first, instead_of="")
+    for seen in ("", second):
+        with pytest.raises(Refusal, match="Another model") as refusal:
+            registry.publish(second, instead_of=seen)
+        assert refusal.value.status_code == 409
+    assert registry.published() == first
+    registry.publish(second, instead_of=first)
+    assert registry.published() == second

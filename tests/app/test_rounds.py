@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.worker_process import Event, WorkerOutcome
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.round_support import (
     ReadingWorker,
     Studies,
@@ -72,9 +72,12 @@ def open_queue(studies: Studies) -> Iterator[Opener]:
 
 def name_of_a_dead_process() -> str:
     code = "from lib.process_identity import this_process; print(this_process())"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        light_process.command(code),
+        env=light_process.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 
@@ -508,6 +511,51 @@ def test_a_candidate_that_cannot_be_compared_is_kept_but_not_published(
     assert "start a round" in last.reason
 
 
+def test_a_candidate_goes_live_when_the_model_before_it_was_lost_during_its_round(
+    studies: Studies, open_queue: Opener
+) -> None:
+    class Losing(ReadingWorker):
+        def run(self) -> WorkerOutcome:
+            outcome = super().run()
+            assert outcome.result is not None
+            checkpoint, read = Path(outcome.result["checkpoint"]), outcome.result["read"]
+            registry = queue._runner._registry
+            live = registry.published()
+            if live is not None:
+                registry.path(live).write_bytes(b"damaged")
+                assert registry.give_up(live)
+            return WorkerOutcome(result=result_event(self.job, checkpoint, read, {}, (0.8, 0.7)))
+
+    queue = open_queue(lambda job, on_event: Losing(job))
+    for number in range(2):
+        studies.save_label(f"case{number:02d}", number)
+        wait_for(lambda: idle(queue) and len(queue.rounds()) == number + 1)  # noqa: B023
+    last = queue.rounds()[-1]
+    assert (last.status, last.promoted, last.compared_with) == ("done", True, None)
+    assert "no model to compare with" in last.reason
+    assert queue._runner._registry.published() == last.model_version
+
+
+def test_a_server_stops_its_worker_though_the_database_is_away(
+    studies: Studies, open_queue: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue(reading(600))
+    studies.save_label("case00", 0)
+    wait_for(lambda: queue.service.worker is not None)
+    worker = queue.service.worker
+
+    def away(job: Any) -> None:
+        raise OSError("no connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue.service._store, "interrupt", away)
+        queue.stop()
+    assert worker._stop.is_set()  # type: ignore[union-attr]
+    assert statuses(queue) == ["running"], "the next start finds that its process is gone"
+    queue.start()
+    wait_for(lambda: statuses(queue)[0] == "failed")
+
+
 def test_a_process_that_does_not_serve_runs_a_round_itself(studies: Studies, open_queue: Opener) -> None:
     studies.save_label("case00", 0)
     queue = open_queue(reading(), start=False)
@@ -605,7 +653,7 @@ def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_bac
 
 def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:
     workspace = Workspace(studies.folder / ".ugmcl")
-    keep_tiny_config(workspace, steps=600)  # seconds, as progress is told once a second
+    keep_tiny_config(workspace, steps=400)  # seconds, as progress is told once a second
     for number in range(4):
         studies.save_label(f"case{number:02d}", number)
     queue = open_queue()
@@ -614,7 +662,7 @@ def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, 
     os.kill(queue.service.worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     wait_for(lambda: statuses(queue)[0] == "failed", 20)
     assert "SIGKILL" in queue.list()[0]["reason"]
-    done = queue.wait(queue.request(), 90)
+    done = queue.wait(queue.request(), 150)
     assert done.status == "done", done.reason
     assert done.promoted
     assert done.metrics is not None

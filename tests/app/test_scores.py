@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lib import scoring
 from lib.pool import scan_version
 from lib.registry import ModelRegistry
 from lib.scores import ScoreBoard
 from lib.scoring import PoolScoring
-from lib.worker_process import WorkerOutcome
+from lib.worker_process import Event, WorkerOutcome
 from lib.workspace import Workspace
 from tests.app.round_support import Studies, settings, tiny_checkpoint
 
@@ -82,8 +85,8 @@ def scoring_of(workspace: Workspace, scores: ScoreBoard) -> Iterator[Callable[..
         return scoring
 
     yield make
-    for scoring in started:
-        scoring.stop()
+    for pool in started:
+        pool.stop()
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 180.0) -> None:
@@ -153,3 +156,45 @@ def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_i
     assert orders == [["case02", "case01", "case00"], ["case01", "case00"], ["case00"]]
     assert not scoring._score_missing()
     assert len(orders) == 3
+
+
+def test_a_scan_that_could_not_be_scored_is_tried_again_after_a_while(
+    workspace: Workspace, scores: ScoreBoard, scoring_of: Callable[..., PoolScoring], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    clock, attempts, reads = [1000.0], list[list[str]](), [False]
+    monkeypatch.setattr(scoring, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Worker:
+        stopped = False
+
+        def __init__(self, arguments: list[str], on_event: Callable[[Event], None], **_: Any) -> None:
+            self._told = on_event
+            self._cases = [case["id"] for case in json.loads(Path(arguments[-1]).read_text())["cases"]]
+
+        def run(self) -> WorkerOutcome:
+            attempts.append(self._cases)
+            for case in self._cases:
+                self._told({"event": "begun", "id": case})
+                self._told({"event": "score", "id": case, "score": 0.5} if reads[0] else
+                           {"event": "skipped", "id": case, "reason": "out of memory"})  # fmt: skip
+            return WorkerOutcome(result={"event": "result"})
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    monkeypatch.setattr(scoring, "WorkerProcess", Worker)
+    registry = ModelRegistry(workspace)
+    registry.publish(registry.add(tiny_checkpoint(), "r0001", None, {}))
+    pool = scoring_of(Studies(tmp_path / "studies", count=1), registry)
+    pool._score_missing()
+    for passed, tried in ((599.0, 1), (2.0, 2), (1199.0, 2), (2.0, 3)):
+        clock[0] += passed
+        pool._score_missing()
+        assert len(attempts) == tried
+    reads[0] = True
+    clock[0] += 86400.0
+    assert pool._score_missing()
+    assert scores.get("case00") is not None
+    assert not pool._score_missing()
+    assert attempts == [["case00"]] * 4

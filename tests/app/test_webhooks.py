@@ -200,3 +200,35 @@ def test_no_secret_stops_the_start(scans: Path) -> None:
     with pytest.raises(ValueError, match="UGMCL_WEBHOOK_SECRET"):
         Webhooks("http://x.example", "", workspace, store, ModelRegistry(workspace))
     workspace.database.close()
+
+
+def test_two_servers_tell_each_event_once(
+    opened: Callable[[], Project], receiver: Receiver, tmp_path: Path
+) -> None:
+    servers = [opened(), opened()]
+    for server in servers:
+        server.hooks.start()
+    for image_id, server in zip("abc", [*servers, servers[0]], strict=True):
+        save(server, image_id, tmp_path)
+    version = publish_tiny_model(servers[1].registry)
+    for server in servers:
+        server.hooks._news.set()
+    wait_until(lambda: len(receiver.taken) >= 4 and servers[0].hooks.state()["waiting"] == 0)
+    for server in servers:  # each has looked at all there is once more
+        server.hooks._find_events()
+        server.hooks.stop()
+        assert server.hooks.state()["waiting"] == 0
+    told = [event.get("image") or event["model_version"] for event in receiver.events]
+    assert sorted(told) == ["a", "b", "c", version]
+
+
+def test_publications_that_follow_each_other_are_told_in_their_order(
+    opened: Callable[[], Project], receiver: Receiver
+) -> None:
+    project = opened()
+    project.hooks.start()
+    first, second = publish_tiny_model(project.registry), publish_tiny_model(project.registry, seed=1)
+    project.registry.publish(first)
+    wait_until(lambda: len(receiver.taken) == 3)
+    assert [event["model_version"] for event in receiver.events] == [first, second, first]
+    assert len({event["id"] for event in receiver.events}) == 3

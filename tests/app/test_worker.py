@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -194,6 +195,41 @@ def test_a_round_without_a_readable_training_case_says_so(studies: Studies, work
     assert outcome.result is None
     assert outcome.raised
     assert outcome.error.endswith(".")
+
+
+class Printing(WorkerProcess):
+    """A process that prints some lines and then sleeps, in place of a worker."""
+
+    lines: tuple[str, ...] = ()
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        code = "import sys, time; print(sys.argv[1], flush=True); time.sleep(float(sys.argv[2]))"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "\n".join(self.lines), self.arguments[0]],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+
+def test_what_a_library_prints_is_no_event_even_if_it_is_json() -> None:
+    worker, events = Printing(["0"]), list[Event]()
+    worker.on_event = events.append
+    worker.lines = ("3", "null", '["x"]', '{"event": "begun"}', '{"event": "result"}')
+    assert worker.run().result == {"event": "result"}
+    assert events == [{"event": "begun"}]
+
+
+def test_a_worker_whose_events_cannot_be_kept_is_stopped() -> None:
+    worker = Printing(["600"])
+    worker.lines = ('{"event": "score"}',)
+
+    def full(event: Event) -> None:
+        raise OSError("no space left on device")
+
+    worker.on_event = full
+    with pytest.raises(OSError, match="no space"):
+        worker.run()
+    assert worker._child is not None
+    assert worker._child.wait(30) == -signal.SIGTERM
 
 
 def test_a_worker_stopped_before_its_start_never_starts() -> None:

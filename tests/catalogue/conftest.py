@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,15 +24,16 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Where the catalogue is: "" for the file in the workspace, or a fresh PostgreSQL database."""
-    if request.param == "sqlite":
-        return ""
-    import psycopg
+    on_sqlite = request.param == "sqlite"
+    return "" if on_sqlite else postgresql.new_database(request.getfixturevalue("postgresql_server"))
 
-    server = request.getfixturevalue("postgresql_server")
-    name = f"catalogue_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(server.replace("+psycopg", "") + "/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{server}/{name}"
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without any table."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new.db'}"
+    return postgresql.new_database(request.getfixturevalue("postgresql_server"), migrated=False)
 
 
 @pytest.fixture(autouse=True)

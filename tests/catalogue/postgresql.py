@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pwd
 import shutil
@@ -10,10 +11,13 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lib.catalogue.database import Database
 
 USER = "postgres"
 
@@ -70,6 +74,31 @@ def running(folder: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)  # at once; SIGTERM would wait for every client to leave
         server.wait(timeout=30)
+
+
+def new_database(server: str, migrated: bool = True) -> str:
+    """The URL of a fresh database on a running server: with the catalogue's tables, or empty.
+
+    The tables are a copy of those that the migrations made once: making them anew takes longer than most
+    tests.
+    """
+    name = f"catalogue_{uuid.uuid4().hex[:8]}"
+    _create(server, f"{name} TEMPLATE {_migrated(server)}" if migrated else name)
+    return f"{server}/{name}"
+
+
+@functools.cache
+def _migrated(server: str) -> str:
+    _create(server, "migrated")
+    Database(f"{server}/migrated").close()
+    return "migrated"
+
+
+def _create(server: str, database: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server.replace("+psycopg", "") + "/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {database}")
 
 
 def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from lib.registry import ModelRegistry
 from lib.rounds import RoundQueue
 from lib.scores import ScoreBoard
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.round_support import ReadingWorker, Studies, settings
 
 SERVER = """
@@ -44,10 +43,9 @@ def close(queue: RoundQueue) -> None:
 
 def start_server(folder: Path, url: str, seconds: float) -> subprocess.Popen[str]:
     """Another process that serves the rounds; returns when it does."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(folder), url, str(seconds)],
-        env=environment, stdout=subprocess.PIPE, text=True,
+        light_process.command(SERVER, folder, url, seconds),
+        env=light_process.environment(), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "serving\n"

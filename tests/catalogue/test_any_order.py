@@ -17,6 +17,7 @@ from lib.errors import Refusal
 from lib.workspace import Workspace
 from tests.app.scan_support import scan, write_nifti
 from tests.catalogue.label_support import ONE, final_file, label_file
+from tests.catalogue.postgresql import new_database
 
 CASES = st.sampled_from(["a", "b"])
 VARIANTS = st.integers(0, 2)
@@ -129,18 +130,10 @@ def test_any_order_of_events_leaves_the_catalogue_true() -> None:
 
 
 def test_any_order_of_events_leaves_the_catalogue_true_on_postgresql(postgresql_server: str) -> None:
-    import uuid
-
-    import psycopg
-
     class OnPostgresql(Project):
         def open(self) -> FolderDatastore:
             if not self.url:
-                name = f"any_{uuid.uuid4().hex[:8]}"
-                plain = postgresql_server.replace("+psycopg", "") + "/postgres"
-                with psycopg.connect(plain, autocommit=True) as connection:
-                    connection.execute(f"CREATE DATABASE {name}")
-                self.url = f"{postgresql_server}/{name}"
+                self.url = new_database(postgresql_server)
             return super().open()
 
     run_state_machine_as_test(OnPostgresql, settings=FEW)  # type: ignore[no-untyped-call]

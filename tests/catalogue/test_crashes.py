@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from lib.catalogue.label_store import LabelStore
+from lib.catalogue import database, labels
+from lib.catalogue.label_store import LabelRecord, LabelStore
+from lib.catalogue.schema import Label
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.scan_support import cut
 from tests.catalogue.label_support import final_file, label_file, open_store
 
@@ -42,11 +46,10 @@ store.save_label("a", files[1], "final", {"client_id": "bob"})
 
 
 def killed_at(step: str, scans: Path, url: str, files: list[Path]) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(scans), url, step, *map(str, files)],
+        light_process.command(KILLED_AT, scans, url, step, *files),
         capture_output=True,
-        env=environment,
+        env=light_process.environment(),
         check=False,
     )
     assert (done.returncode, done.stdout) == (9, b"acknowledged\n"), done.stderr
@@ -134,6 +137,25 @@ def test_what_another_process_is_just_saving_is_not_entered_twice(
     assert [version["reader"] for version in store.label_history("a")] == ["ann"]
     assert list(store.final_labels()) == ["a"]
     assert list(workspace.labels.glob("pending/*")) == []
+
+
+def test_a_save_that_has_to_be_repeated_puts_its_own_label_there(
+    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(scans, workspace)
+    enter, failed = labels.enter, []
+
+    def fail_once(session: Session, record: LabelRecord) -> Label:
+        if not failed:
+            failed.append(1)
+            final_file(scans, "a").write_bytes(b"what another process saves before the second attempt")
+            raise OperationalError("", None, Exception("database is locked"))
+        return enter(session, record)
+
+    monkeypatch.setattr(labels, "enter", fail_once)
+    monkeypatch.setattr(database, "_passes", lambda error: True)
+    store.save_label("a", str(label_file(tmp_path)), "final", {"client_id": "ann"})
+    assert LabelStore.digest(final_file(scans, "a").read_bytes()) == store.final_labels()["a"]
 
 
 def test_a_cut_off_submission_does_not_replace_a_newer_label(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -32,13 +31,12 @@ def test_the_migrations_lead_to_the_schema_of_the_models(database: Database) -> 
             assert {index.name for index in table.indexes} <= made, table.name
 
 
-def test_processes_that_start_at_once_migrate_once(database_url: str, tmp_path: Path) -> None:
-    url = database_url or f"sqlite:///{tmp_path / 'new.db'}"
+def test_processes_that_start_at_once_migrate_once(new_url: str) -> None:
     failures: list[BaseException] = []
 
     def start() -> None:
         try:
-            Database(url).close()
+            Database(new_url).close()
         except BaseException as error:
             failures.append(error)
 

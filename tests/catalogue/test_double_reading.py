@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.offers import CaseOffers
 from lib.workspace import Workspace
+from tests import light_process
 from tests.app.scan_support import block, scan, write_nifti
 from tests.catalogue.label_support import final_file, label_file, open_store
 
@@ -312,11 +311,10 @@ def test_a_kill_at_any_step_loses_no_reading_and_no_decision(
     scans: Path, workspace: Workspace, tmp_path: Path, step: str
 ) -> None:
     files = [str(label_file(tmp_path, variant)) for variant in range(2)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(scans), workspace.database_url, step, *files],
+        light_process.command(KILLED_AT, scans, workspace.database_url, step, *files),
         capture_output=True,
-        env=environment,
+        env=light_process.environment(),
         check=False,
     )
     assert (done.returncode, done.stdout) == (9, b"acknowledged\n"), done.stderr

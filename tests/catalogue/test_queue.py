@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy.orm import Session
 
+from lib.catalogue import model_rows
 from lib.catalogue.schema import Job
 from lib.heartbeat import Heartbeat, Watch
 from lib.process_identity import has_ended, this_process
@@ -21,6 +24,7 @@ from lib.rounds import RoundQueue
 from lib.score_jobs import ScoreJobs
 from lib.workspace import Workspace
 from tests.app.round_support import Studies, tiny_checkpoint
+from tests.catalogue.postgresql import new_database
 from tests.catalogue.queue_support import close, end, open_queue, start_server, statuses, wait_for
 
 
@@ -346,17 +350,9 @@ def test_any_order_of_steps_and_deaths_keeps_the_queue_whole() -> None:
 
 
 def test_any_order_of_steps_and_deaths_keeps_the_queue_whole_on_postgresql(postgresql_server: str) -> None:
-    import uuid
-
-    import psycopg
-
     class OnPostgresql(Queue):
         def make_url(self) -> str:
-            name = f"queue_{uuid.uuid4().hex[:8]}"
-            plain = postgresql_server.replace("+psycopg", "") + "/postgres"
-            with psycopg.connect(plain, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {name}")
-            return f"{postgresql_server}/{name}"
+            return new_database(postgresql_server)
 
     run_state_machine_as_test(OnPostgresql, settings=FEW)  # type: ignore[no-untyped-call]
 
@@ -380,5 +376,27 @@ def test_a_version_published_by_another_process_is_the_one_that_the_next_inferen
     fallen_back = model.get()
     assert fallen_back is not None
     assert fallen_back[0] == versions[0] == registries[0].published()
+    for registry in registries:
+        registry._database.close()
+
+
+def test_the_live_version_stays_what_it_was_compared_with_until_the_candidate_is_in(
+    studies: Studies, database_url: str
+) -> None:
+    registries = [ModelRegistry(Workspace.of(studies.folder, database_url=database_url)) for _ in range(2)]
+    first, second, candidate = (registries[0].add(tiny_checkpoint(s), "r0001", None, {}) for s in (1, 2, 3))
+    registries[0].publish(second)
+    rollback = threading.Thread(target=registries[1].publish, args=(first,))
+
+    def settle(session: Session) -> bool:
+        assert registries[0].hold_live(session) == second
+        rollback.start()
+        rollback.join(0.5)
+        model_rows.publish(session, candidate)
+        return rollback.is_alive()
+
+    assert registries[0]._database.write(settle), "the rollback waits, and is the later one"
+    rollback.join()
+    assert registries[0].published() == first
     for registry in registries:
         registry._database.close()

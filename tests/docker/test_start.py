@@ -19,7 +19,7 @@ import nibabel as nib
 import pytest
 
 from tests.docker.stages import Root, Stage, debian_root, stages_of
-from tests.server.conftest import phantom
+from tests.server.conftest import end, phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300
@@ -77,13 +77,7 @@ def started(stage: Stage, root: Root, folder: Path) -> Iterator[subprocess.Popen
             time.sleep(1)
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
+        assert end(process, signal.SIGTERM), "it did not end on SIGTERM"
 
 
 def ids_of(process: subprocess.Popen[bytes]) -> tuple[set[int], set[int]]:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.server.conftest import APP, command, environment, free_port, write_phantoms
+from tests.server.conftest import APP, command, end, environment, free_port, write_phantoms
 from ugmcl.config import replace
 from ugmcl.preprocessing import orientation
 from ugmcl.presets import preset
@@ -179,13 +179,7 @@ class LiveServer:
         if self.stopped:
             return
         self.stopped = True
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the server did not end on Ctrl-C:\n{self.said()}") from None
+        assert end(self.process, signal.SIGINT), f"the server did not end on Ctrl-C:\n{self.said()}"
 
     def kill(self) -> None:
         """As a power cut would end it."""

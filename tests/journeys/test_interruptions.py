@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 
 import nibabel as nib
 import numpy as np
 import pytest
-import requests
 
 from tests.journeys.conftest import MakeProject
-from tests.journeys.live_server import serving
+from tests.journeys.live_server import LiveServer, phantom_project, serving
 from tests.journeys.replies import voxels
 
 pytestmark = pytest.mark.timeout(600)
@@ -108,46 +108,46 @@ def test_a_server_killed_in_a_round_takes_it_up_again(make_project: MakeProject)
         assert server.get("/ready").json()["ready"] is True
 
 
-def test_a_label_laid_into_the_folder_starts_a_round_at_the_next_start_and_while_serving(
-    make_project: MakeProject,
-) -> None:
-    project = make_project("phantoms", 4)
+@pytest.fixture(scope="module")
+def untidy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server on a folder of three phantoms, a fourth that lies there under another name, four files that
+    are no scans, and a label of the first that somebody has laid there."""
+    project = phantom_project(tmp_path_factory.mktemp("untidy") / "project", 3)
     project.set_training(steps=5, min_steps=1)
     project.put_label(project.ids[0])
-    with serving(project, "--conf", "debounce_s", "0.2") as server:
-        first = server.wait_for_labels(project.ids[0])
-        project.put_label(project.ids[1])
-        second = server.wait_for_labels(*project.ids[:2])
-        assert second["id"] != first["id"]
-
-
-def test_unusable_files_in_the_pool_are_set_aside_and_break_nothing(make_project: MakeProject) -> None:
-    project = make_project("phantoms", 3)
-    project.set_training(steps=5, min_steps=1)
-    good = project.image(project.ids[0]).read_bytes()
-    image = nib.load(project.image(project.ids[0]))
-    bad = {
-        "cut.nii.gz": good[: len(good) // 2],
+    shutil.copy(project.image(project.ids[0]), project.studies / "unlabeled.nii.gz")
+    good = project.image(project.ids[0])
+    content, image = good.read_bytes(), nib.load(good)
+    for name, damaged in {
+        "cut.nii.gz": content[: len(content) // 2],
         "text.nii.gz": b"these are not voxels",
         "._case_00.nii.gz": b"\x00\x05\x16\x07" * 8,
-    }
-    for name, content in bad.items():
-        (project.studies / name).write_bytes(content)
+    }.items():
+        (project.studies / name).write_bytes(damaged)
     film = np.repeat(np.asarray(image.dataobj)[..., None], 2, axis=3)
     nib.save(nib.Nifti1Image(film, image.affine), project.studies / "film.nii.gz")
-    shutil.copy(project.image(project.ids[0]), project.studies / "unlabeled.nii.gz")
     with serving(project, "--conf", "debounce_s", "0.2") as server:
-        listed = server.get("/info/").json()["datastore"]["quarantined"]
-        reasons = {os.path.basename(entry["file"]): entry["reason"] for entry in listed}
-        assert set(reasons) == {*bad, "film.nii.gz"}
-        assert all(len(reason) > 10 for reason in reasons.values())
-        objects = server.get("/datastore/?output=all").json()["objects"]
-        assert set(objects) == {*project.ids, "unlabeled"}
-        server.submit(project.ids[0])
-        entry = server.wait_for_labels(project.ids[0])
-        assert entry["unlabeled"] == 3
-        offered = {
-            requests.post(f"{server.url}/activelearning/random", json={}, timeout=60).json()["id"]
-            for _ in range(12)
-        }
-        assert offered <= {*project.ids[1:], "unlabeled"}
+        yield server
+
+
+def test_a_label_laid_into_the_folder_starts_a_round_at_the_next_start_and_while_serving(
+    untidy: LiveServer,
+) -> None:
+    project = untidy.project
+    first = untidy.wait_for_labels(project.ids[0])
+    assert first["unlabeled"] == 3, "what cannot be used is not trained on"
+    project.put_label(project.ids[1])
+    second = untidy.wait_for_labels(*project.ids[:2])
+    assert second["id"] != first["id"]
+
+
+def test_unusable_files_in_the_pool_are_set_aside_and_break_nothing(untidy: LiveServer) -> None:
+    listed = untidy.get("/info/").json()["datastore"]["quarantined"]
+    reasons = {os.path.basename(entry["file"]): entry["reason"] for entry in listed}
+    assert set(reasons) == {"cut.nii.gz", "text.nii.gz", "._case_00.nii.gz", "film.nii.gz"}
+    assert all(len(reason) > 10 for reason in reasons.values())
+    objects = untidy.get("/datastore/?output=all").json()["objects"]
+    usable = {*untidy.project.ids, "unlabeled"}
+    assert set(objects) == usable
+    offered = {untidy.post("/activelearning/random", json={}).json()["id"] for _ in range(12)}
+    assert offered <= usable - {untidy.project.ids[0]}

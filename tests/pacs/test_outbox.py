@@ -53,6 +53,22 @@ def test_what_the_pacs_refuses_is_set_aside_and_holds_up_nothing(
     assert (box.waiting(), box.refused()) == ([], [second])
 
 
+def test_two_servers_send_each_object_once(pacs: SmallPacs, web: DicomWeb, tmp_path: Path) -> None:
+    boxes = [Outbox(tmp_path, web), Outbox(tmp_path, web)]
+    sent = [boxes[0].put(encoded(dataset)) for dataset in phantom_series(PLANS["axial"])[:2]]
+    asked: list[int] = []
+
+    def meanwhile(path: str) -> None:
+        if not asked:  # the first is on its way, and still waits on the disk
+            asked.append(boxes[1].deliver())
+
+    pacs.fault = meanwhile  # type: ignore[method-assign, assignment]
+    assert boxes[0].deliver() == 2
+    assert asked == [0]
+    assert list(pacs.objects) == sent
+    assert boxes[1].deliver() == 0
+
+
 def test_wrong_credentials_lose_nothing(pacs: SmallPacs, web: DicomWeb, tmp_path: Path) -> None:
     pacs.credentials = "Basic other"
     box = Outbox(tmp_path, web)

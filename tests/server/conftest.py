@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import requests
 
+from tests import light_process
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "apps" / "ugmcl_app"
 SHAPE = (24, 20, 16)
@@ -122,12 +124,20 @@ def running_server(folder: Path, cases: int, *options: str) -> Iterator[Server]:
         wait_until_up(server)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, signal.SIGINT)
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals, patience_s: float = 60) -> bool:
+    """End a process by a signal; False if it did not end by itself in time, and was killed."""
+    if process.poll() is None:
+        process.send_signal(number)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(30)
+        return False
+    return True
 
 
 def wait_until_up(server: Server) -> None:
@@ -164,7 +174,7 @@ def add_models(studies: Path, count: int) -> list[str]:
         "    print(version)\n"
     )
     made = subprocess.run(
-        [sys.executable, "-c", program, str(studies), str(count)],
+        light_process.command(program, studies, count),
         env=environment(),
         capture_output=True,
         text=True,

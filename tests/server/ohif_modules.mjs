@@ -7,6 +7,7 @@ const load = (name) => import(pathToFileURL(`${folder}/${name}.js`));
 const { readNrrd, writeNrrd } = await load('nrrd');
 const { carried } = await load('grids');
 const { color } = await load('heat');
+const { rankedSlices } = await load('slices');
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const answer = {};
 try {
@@ -20,6 +21,10 @@ try {
       answer.moved = [...moved];
       answer.written = Buffer.from(await writeNrrd(task.target, Uint8Array.from(moved))).toString('base64');
     }
+  }
+  if (task.means) {
+    const grid = { size: [2, 1, task.means.length] };
+    answer.slices = rankedSlices(grid, task.means.flatMap((mean) => [mean - 0.25, mean + 0.25]));
   }
   if (task.colors) answer.colors = task.colors.map(color);
 } catch (error) {

@@ -68,6 +68,8 @@ def unchanged(server: Server) -> object:
         ("DELETE", "/datastore/image?id=nothing", 404),
         ("GET", "/datastore/label?label=case_00&tag=best", 400),
         ("GET", "/datastore/?output=everything", 422),
+        ("GET", "/datastore/label?label=case_00&version=a%00", 422),
+        ("GET", "/adjudications?after=a%00", 422),
         ("POST", "/reload", 404),
         ("GET", "/proxy/dicom/%2e%2e/system", 400),
         ("GET", "/proxy/dicom/studies", 404),

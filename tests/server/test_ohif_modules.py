@@ -122,3 +122,16 @@ def test_colors_are_inferno() -> None:
     expected = matplotlib.colormaps["inferno"](values)[:, :3] * 255
     colors = np.array(run({"colors": values.tolist()})["colors"])
     assert np.abs(colors - expected).max() <= 7  # straight lines between 17 of its colors
+
+
+def test_the_least_sure_slices_come_first_and_lie_apart() -> None:
+    #         0     1    2    3    4     5    6    7    8     9
+    means = [0.5, 0.75, 0.5, 0.5, 0.625, 0.5, 0.5, 0.5, 0.25, 1.0]
+    found = run({"means": means})["slices"]
+    assert found == [
+        {"index": 9, "score": 1.0},
+        {"index": 1, "score": 0.75},
+        {"index": 4, "score": 0.625},
+    ], "7 is too near to 9, and 6 to 4 and 9"
+    flat = run({"means": [0.5] * 30})["slices"]
+    assert [one["index"] for one in flat] == [0, 3, 6, 9, 12], "of equals the first, and five at most"

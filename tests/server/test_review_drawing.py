@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from server.review import drawing
+from server.review.case_pictures import CasePictures, tag_of
 from server.review.charts import Dot, bars, chart, round_steps
 from server.slice_view import REFERENCE
 
@@ -100,3 +102,32 @@ def test_values_are_placed_in_the_field_of_a_chart() -> None:
 def test_the_highest_bar_fills_its_field() -> None:
     assert bars([0, 2, 4], 4, 30.0, 20.0) == [(0.0, 20.0, 0.0), (10.0, 10.0, 10.0), (20.0, 0.0, 20.0)]
     assert bars([0, 0], 0, 10.0, 20.0) == [(0.0, 20.0, 0.0), (5.0, 20.0, 0.0)]
+
+
+class Changing:
+    """The part of an app that pictures ask; its case changes after each of the first `changes` readings."""
+
+    def __init__(self, changes: int) -> None:
+        self.review, self.changes, self.read = self, changes, 0
+
+    def state(self, image: str) -> dict[str, str]:
+        return {"key": f"state {min(self.read, self.changes)}"}
+
+    def volumes(self, image: str) -> SimpleNamespace:
+        array = np.full((2, 3, 4), min(self.read, self.changes), np.uint8)
+        self.read += 1
+        return SimpleNamespace(
+            affine=np.eye(4), image=array, label=None, segmentation=None, uncertainty=None
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [0, 1, 2])
+def test_pictures_of_a_case_that_changes_while_it_is_read_are_of_the_state_they_are_kept_under(
+    changes: int,
+) -> None:
+    app, pictures = Changing(changes), CasePictures()
+    for _ in range(2):
+        case, tag = pictures.case(app, "a")
+        assert tag == tag_of({"key": f"state {changes}"})
+        assert (case.layers["image"] == changes).all()
+    assert app.read == changes + 1

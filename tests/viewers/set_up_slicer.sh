@@ -5,20 +5,12 @@ cd "$(dirname "$0")/../.."
 wanted=tests/viewers/slicer_requirements.txt
 venv=build/slicer-venv
 
-# Off-screen drawing with OpenGL, and Qt; packages of Debian.
+. tests/viewers/debian_packages.sh
+
+# Off-screen drawing with OpenGL, and Qt.
 libraries="libegl1 libgl1 libgl1-mesa-dri libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0"
-missing=""
-for library in $libraries; do
-    dpkg -s "$library" >/dev/null 2>&1 || missing="$missing $library"
-done
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing ||
-            echo "Could not install$missing; what draws may fail." >&2
-    else
-        echo "Not installed, and not root:$missing. What draws may fail." >&2
-    fi
-fi
+# shellcheck disable=SC2046,SC2086 # words
+install_or_say "what draws may fail." $(missing_of $libraries)
 
 if cmp -s "$wanted" "$venv/.installed"; then
     exit 0

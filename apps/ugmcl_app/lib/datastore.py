@@ -304,9 +304,13 @@ class FolderDatastore(ImageStore):
         if tag != FINAL:
             return
         with self._database.read() as session:
-            self._heard = self._final_revision(session)
+            newest = self._final_revision(session)
+        heard = True
         for listener in list(self.on_labels_changed):
             try:
                 listener()
-            except Exception:
-                logger.exception("A listener to label changes failed.")
+            except Exception:  # e.g. the database is away; the background tells all of them again
+                logger.exception("A listener to label changes failed; it is told again.")
+                heard = False
+        if heard:
+            self._heard = newest

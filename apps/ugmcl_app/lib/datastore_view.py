@@ -3,6 +3,7 @@ catalogue."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -193,20 +194,30 @@ class FolderView(Datastore):  # type: ignore[misc]
             return dict(self._require_label(session, label_id, label_tag).info)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        pairs = self.datalist()
+        with self._database.read() as session:
+            pairs = labels.pairs(session, FINAL)
         if not pairs:
             raise Refusal(404, "There is no final label yet, so there is no data set to download.")
         if limit_cases and 0 < limit_cases < len(pairs):
             pairs = pairs[:limit_cases]
-        with (
-            tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file,
-            zipfile.ZipFile(file, "w") as out,
-        ):
-            for pair in pairs:
-                for kind, path in pair.items():
-                    out.write(path, arcname=os.path.join(kind, os.path.basename(path)))
-            out.writestr("metadata.json", json.dumps(self.json(), default=str))
+        with contextlib.ExitStack() as unfinished:
+            file = unfinished.enter_context(tempfile.NamedTemporaryFile(suffix=".zip", delete=False))
+            unfinished.callback(Path(file.name).unlink)
+            try:
+                self._pack(file, pairs)
+            except FileNotFoundError as error:
+                raise Refusal(409, "A scan or label was removed while it was packed; ask again.") from error
+            file.close()
+            unfinished.pop_all()
         return file.name
+
+    def _pack(self, file: Any, pairs: list[tuple[str, str, str]]) -> None:
+        with zipfile.ZipFile(file, "w") as out:
+            for case_id, scan, extension in pairs:
+                out.write(self._source.fetch(scan), arcname=f"image/{scan}")
+                label = self._label_path(case_id, FINAL, extension)
+                out.write(label, arcname=f"label/{label.name}")
+            out.writestr("metadata.json", json.dumps(self.json(), default=str))
 
     # --- helpers
 

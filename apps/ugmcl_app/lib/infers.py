@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -140,11 +141,7 @@ class UGMCLInfer(InferTask):  # type: ignore[misc]
             self._maps.keep(image_id, image, prediction.uncertainty, volume.affine, version, summary)
             if self._drafts is not None:
                 self._drafts.keep(image_id, image, volume, prediction, version)
-        label_file = temporary_file(options.extension)
-        write_label(label_file, prediction.labels, volume.affine, options.dtype)
-        map_file = temporary_file(options.extension) if options.uncertainty else None
-        if map_file is not None:
-            write_map(map_file, prediction.uncertainty, volume.affine)
+        label_file, map_file = _written(options, prediction.labels, prediction.uncertainty, volume.affine)
         done = time.perf_counter()
         latencies = {
             **prediction.latencies,
@@ -236,29 +233,50 @@ class UncertaintyBandsInfer(InferTask):  # type: ignore[misc]
         image, image_id = Path(request["image"]), request.get("image_id")
         start = time.perf_counter()
         kept = self._maps.find(image_id, image) if image_id is not None else None
+        values: NDArray[Any] | None = None
         if kept is not None and (kept.model_version, kept.mc_samples) == (version, options.mc_samples):
-            values: NDArray[Any] = read_voxels(kept.path)[0]
+            with contextlib.suppress(UnusableImage):  # another inference has just replaced it: made again
+                values = read_voxels(kept.path)[0]
+        if kept is not None and values is not None:
             seconds = {"load": round(time.perf_counter() - start, 4)}
             params = self._segmentation.params(version, kept.summary, seconds, image_id)
         else:
             done = self._segmentation.run({**request, "uncertainty": True, "result_extension": ".nii"})
             assert done.uncertainty_file is not None
             values = read_voxels(done.uncertainty_file)[0]
-            done.label_file.unlink(missing_ok=True)
-            done.uncertainty_file.unlink(missing_ok=True)
+            remove_result(done)
             params = done.params
         affine = read_header(image).affine
-        label_file = temporary_file(options.extension)
-        write_label(label_file, bands(values), affine, options.dtype)
-        map_file = temporary_file(options.extension) if options.uncertainty else None
-        if map_file is not None:
-            write_map(map_file, np.asarray(values), affine)
+        label_file, map_file = _written(options, bands(values), np.asarray(values), affine)
         params["latencies"]["total"] = round(time.perf_counter() - start, 4)
         return InferResult(label_file, {**params, "label_names": self.labels}, map_file)
 
 
-def temporary_file(extension: str) -> Path:
-    """A new empty file outside the project, for a reply; its receiver removes it."""
+def remove_result(result: InferResult) -> None:
+    """Delete the files of a result that nobody is sent."""
+    for file in (result.label_file, result.uncertainty_file):
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+
+def _written(
+    options: InferOptions, label: NDArray[Any], values: NDArray[Any], affine: NDArray[np.float64]
+) -> tuple[Path, Path | None]:
+    """A label and, if it is wanted, a map as files outside the project, which the reply's sender removes;
+    neither is left behind when one cannot be written."""
+    with contextlib.ExitStack() as unfinished:
+        label_file = _temporary_file(options.extension, unfinished)
+        write_label(label_file, label, affine, options.dtype)
+        map_file = _temporary_file(options.extension, unfinished) if options.uncertainty else None
+        if map_file is not None:
+            write_map(map_file, values, affine)
+        unfinished.pop_all()
+    return label_file, map_file
+
+
+def _temporary_file(extension: str, unfinished: contextlib.ExitStack) -> Path:
     handle, name = tempfile.mkstemp(prefix="ugmcl-", suffix=extension)
     os.close(handle)
-    return Path(name)
+    path = Path(name)
+    unfinished.callback(path.unlink, missing_ok=True)
+    return path

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from .catalogue.adoption import RETIRED
 from .catalogue.database import insert_new, next_number, upsert
 from .catalogue.schema import UncertaintyMap
+from .errors import UnusableImage
 from .pool import Signature
 from .volumes import read_voxels, write_map
 from .workspace import Workspace, file_name_of, read_json
@@ -117,7 +118,10 @@ class MapStore:
             raise FileNotFoundError(f"There is no uncertainty map of {image_id!r} any more.")
         path = _converted(self._folder, file)
         if not path.exists():
-            write_map(path, *read_voxels(self._folder / file))
+            try:
+                write_map(path, *read_voxels(self._folder / file))
+            except UnusableImage as error:
+                raise FileNotFoundError(f"The map {file} was replaced while it was converted.") from error
         return path
 
     def _adopt(self, workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from .errors import Refusal
 from .model_folders import MODEL_FILE, RECORD_FILE, StagedVersion
 from .registry_check import check_versions, verify
 from .workspace import Workspace, read_json
+
+logger = logging.getLogger(__name__)
 
 KEPT_VERSIONS = 10
 
@@ -85,6 +88,7 @@ class ModelRegistry:
         Returns:
             Versions that are one too many now; `tidy` deletes their files after the transaction.
         """
+        model_rows.lock(session)
         model_rows.add(session, [staged._asdict()])
         if live:
             model_rows.publish(session, staged.version)
@@ -97,28 +101,48 @@ class ModelRegistry:
 
     # -- which one is live
 
-    def publish(self, version: str) -> None:
-        """Make a version live, forward or backward; Refusal 404 names the known ones if it is unknown."""
+    def publish(self, version: str, instead_of: str | None = None) -> None:
+        """Make a version live, forward or backward.
+
+        Args:
+            version: A kept one.
+            instead_of: The version that the one who decides has seen live; empty: none; None: whichever is.
+
+        Raises:
+            Refusal: 404 for an unknown version, naming the known ones; 409 if another than `instead_of` is
+                live.
+        """
 
         def change(session: Session) -> None:
+            model_rows.lock(session)  # or another process could forget the version now
             self._require(session, version)
+            if instead_of is not None and instead_of != (model_rows.live(session) or ""):
+                raise Refusal(
+                    409,
+                    "Another model has gone live since you were asked. Look at the overview and choose "
+                    "again.",
+                )
             model_rows.publish(session, version)
 
         self._database.write(change)
         self.announce(version)
 
     def announce(self, version: str) -> None:
-        """Tell this process that a version went live."""
+        """Tell this process that a version went live, which no listener can change any more."""
         for listener in list(self.on_published):
-            listener(version)
+            try:
+                listener(version)
+            except Exception:
+                logger.exception("A listener to publications failed.")
 
     def published(self) -> str | None:
         """The live version, or None before the first; asks the catalogue."""
         with self._database.read() as session:
             return model_rows.live(session)
 
-    def live(self, session: Session) -> str | None:
-        """`published` within a transaction."""
+    def hold_live(self, session: Session) -> str | None:
+        """`published`, which nobody changes until the caller's transaction ends."""
+        model_rows.lock(session)
         return model_rows.live(session)
 
     def give_up(self, version: str) -> bool:

@@ -104,13 +104,16 @@ class RoundRunner:
         """The round's metrics with `published_before` of the version that is live now, that version, and a
         sentence if it cannot be measured.
 
-        A round compares with the version that was live when it began. A rollback meanwhile changes that.
+        A round compares with the version that was live when it began. A rollback meanwhile changes that; so
+        does damage to that version's files, which may leave none to compare with.
         """
         metrics, compared_with = result["metrics"], result["published_version"]
         while metrics is not None and (live := self._registry.published()) != compared_with:
+            if live is None:
+                return {**metrics, "published_before": None}, None, ""
             job = {
                 "command": "compare",
-                "published": str(self._registry.path(str(live))),
+                "published": str(self._registry.path(live)),
                 "labels": list(self._settings.labels),
                 "device": self._settings.device,
                 "threads": self._settings.threads,

@@ -94,12 +94,17 @@ class RoundService:
         with self._changed:
             self._stopping = True
             interrupting = self.running is not None and not self._publishing
-        if interrupting:
-            job = self._store.state().running
-            if job is not None and job.owner == self._store.owner:
-                self._store.interrupt(job)
-            self.drop()
-        self.wake()
+        try:
+            if interrupting:
+                job = self._store.state().running
+                if job is not None and job.owner == self._store.owner:
+                    self._store.interrupt(job)
+        except Exception:  # the database is away: a later start, or another server, finds the round cut off
+            logger.exception("The running round could not be marked as interrupted.")
+        finally:
+            if interrupting:
+                self.drop()
+            self.wake()
         self._thread.join(timeout=JOIN_S)
         self._thread = None
 
@@ -292,7 +297,7 @@ class RoundService:
         """
         if not self._store.is_mine(session, entry):
             return None, []
-        if candidate.metrics is not None and self._registry.live(session) != candidate.compared_with:
+        if candidate.metrics is not None and self._registry.hold_live(session) != candidate.compared_with:
             return False, []
         surplus = self._registry.enter(session, candidate.staged, candidate.promoted)
         entry.labeled_ids, entry.read, entry.set_aside = candidate.used, candidate.read, candidate.set_aside

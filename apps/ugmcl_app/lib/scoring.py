@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from .drafts import DraftStore
 from .heartbeat import Heartbeat
@@ -25,7 +26,24 @@ from .workspace import Workspace, write_json_atomic
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0  # how soon a new image, or a rollback by another route, is noticed
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 600.0, 86400.0
+"""Between two attempts at a scan that cannot be scored; doubled each time. Each costs a worker's start."""
 NICE = 10  # as training: at 19 the worker, a scheduling group of its own, got 1 % of a busy machine
+
+
+class _Skipped(NamedTuple):
+    """A scan that could not be scored: tried again when it was replaced, or after a while, for it may have
+    been the machine's fault.
+
+    Attributes:
+        scan: Its `pool.scan_version`.
+        until: When it is tried again, of the monotonic clock.
+        pause_s: How long that was from the last attempt.
+    """
+
+    scan: str
+    until: float
+    pause_s: float
 
 
 class PoolScoring:
@@ -53,8 +71,7 @@ class PoolScoring:
         self._stopping = False
         self._worker: WorkerProcess | None = None
         self._version: str | None = None
-        # Scans that the present version could not score, by case; tried again when the file was replaced.
-        self._skipped: dict[str, str] = {}
+        self._skipped: dict[str, _Skipped] = {}  # by case, of the present version
         self._begun: str | None = None  # the case the worker is at
         self._files: dict[str, str] = {}  # of every image, as last looked at
         self._looking_s = 0.0  # how long that took
@@ -126,7 +143,7 @@ class PoolScoring:
         begun = time.monotonic()
         self._files = self._datastore.image_files()
         scans = {i: scan_version(self._files[i]) for i in sorted(self._files) if i not in labeled}
-        pool = {i: scan for i, scan in scans.items() if self._skipped.get(i) != scan}
+        pool = {i: scan for i, scan in scans.items() if not self._is_skipped(i, scan)}
         # The stalest first: rounds that follow each other faster than a large pool is scored must not leave
         # its last cases without a score forever.
         missing = self._scores.missing(pool, version)
@@ -162,8 +179,18 @@ class PoolScoring:
         # Not why: the sentence may name a file, and a file may be named after a patient.
         logger.warning("Scoring the unlabeled cases was cut off; it goes on with the next case.")
         if self._begun is not None:
-            self._skipped[self._begun] = scans[self._begun]
+            self._skip(self._begun, scans[self._begun])
         return False
+
+    def _is_skipped(self, image_id: str, scan: str) -> bool:
+        known = self._skipped.get(image_id)
+        return known is not None and known.scan == scan and time.monotonic() < known.until
+
+    def _skip(self, image_id: str, scan: str) -> None:
+        known = self._skipped.get(image_id)
+        again = known is not None and known.scan == scan
+        pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S) if known and again else FIRST_PAUSE_S
+        self._skipped[image_id] = _Skipped(scan, time.monotonic() + pause_s, pause_s)
 
     def _prepare(self, version: str, scans: dict[str, str]) -> WorkerProcess:
         cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
@@ -178,6 +205,8 @@ class PoolScoring:
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
         }
+        for stray in self._fresh_drafts.glob("*.zip"):  # of a worker that was killed; one scores at a time
+            stray.unlink(missing_ok=True)
         self._job_file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(self._job_file, job)
 
@@ -191,7 +220,7 @@ class PoolScoring:
             elif event["event"] == "draft":
                 self._drafts.take(event["id"], Path(event["draft"]))
             elif event["event"] == "skipped":
-                self._skipped[event["id"]] = scans[event["id"]]
+                self._skip(event["id"], scans[event["id"]])
 
         arguments = ["score", "--job", str(self._job_file)]
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)

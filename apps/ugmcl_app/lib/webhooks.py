@@ -1,7 +1,8 @@
 """webhooks: tell another program of saved labels and published models: signed, in order, until it has heard.
 
 An event is a file in the workspace from the moment it is known until the receiver has answered; which labels
-were turned into events is kept in the catalogue. A crash may send an event twice; none is lost.
+were turned into events is kept in the catalogue. Of several servers, one at a time makes events, and one at a
+time sends them. A crash may send an event twice; none is lost.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from urllib.parse import urlsplit
 
 import requests
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from .catalogue import facts
+from .catalogue import facts, model_rows
+from .catalogue.database import next_number
 from .catalogue.labels import FINAL
 from .catalogue.schema import ACTIVE, Label
 from .datastore import FolderDatastore
+from .exclusive import alone
 from .registry import ModelRegistry
 from .workspace import Workspace, read_json, write_json_atomic
 
@@ -71,7 +75,6 @@ class Webhooks:
         self._datastore, self._registry = datastore, registry
         self._news, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._announcing = threading.Lock()
         self._failures, self._not_before = 0, 0.0
         self._trouble = ""
 
@@ -102,39 +105,48 @@ class Webhooks:
 
     # --- events
 
-    def _begin(self, session: Any) -> None:
+    def _begin(self, session: Session) -> None:
         if not facts.get(session, FACT):
             newest = select(Label.revision).order_by(Label.revision.desc()).limit(1)
             seen = int(session.scalar(newest.where(Label.tag == FINAL)) or 0)
             facts.put(session, FACT, {"revision": seen, "published": self._registry.published()})
 
     def _published(self, version: str) -> None:
-        self._announce_version(version)
+        self._database.write(lambda session: self._put_events(session, version))
         self._news.set()
-
-    def _announce_version(self, version: str) -> None:
-        with self._announcing:  # the thread may notice the version before its listener is called
-            with self._database.read() as session:
-                if facts.get(session, FACT).get("published") == version:
-                    return
-            self._put_version(version)
-
-    def _put_version(self, version: str) -> None:
-        entry = next((found for found in self._registry.list() if found["version"] == version), None)
-        told = {key: (entry or {}).get(key) for key in ("round", "metrics")}
-        self._put(ROUND_PUBLISHED, {"model_version": version, **told})
-        self._note(published=version)
 
     def _find_events(self) -> None:
         with self._database.read() as session:
-            known = facts.get(session, FACT)
-            rows = select(Label).where(
-                Label.tag == FINAL, Label.state == ACTIVE, Label.revision > known["revision"]
-            )
-            labels = list(session.scalars(rows.order_by(Label.revision, Label.id)))
-        live = self._registry.published()
-        if live is not None:  # it may have gone live as the server was cut off
-            self._announce_version(live)
+            known, live = facts.get(session, FACT), model_rows.live(session)
+            if live in (None, known["published"]) and not self._new_labels(session, known):
+                return
+        self._database.write(self._put_events)
+
+    def _put_events(self, session: Session, published: str | None = None) -> None:
+        """Of `published`, or of the live version: it may have gone live as its server was cut off."""
+        next_number(session, FACT)  # one server at a time: it sees what the others have put
+        known = facts.get(session, FACT)
+        version = published or model_rows.live(session)
+        told = dict(known)
+        if version is not None and version != known["published"]:
+            self._put_version(session, version)
+            told["published"] = version
+        labels = self._new_labels(session, known)
+        self._put_labels(labels)
+        if labels:
+            told["revision"] = labels[-1].revision
+        if told != known:
+            facts.put(session, FACT, told)
+
+    def _put_version(self, session: Session, version: str) -> None:
+        found = model_rows.find(session, version)
+        if found is not None:
+            at = found.published_at or time.time()
+            uid = uuid.uuid5(uuid.NAMESPACE_OID, f"{version} {at!r}").hex
+            told = {"model_version": version, "round": found.round, "metrics": found.metrics}
+            self._put(ROUND_PUBLISHED, at, uid, told)
+
+    def _put_labels(self, labels: list[Label]) -> None:
         uids = self._datastore.dicom_uids([label.case_id for label in labels])
         for label in labels:
             study, series = uids.get(label.case_id, (None, None))
@@ -148,15 +160,17 @@ class Webhooks:
                 "source": label.source,
                 "saved_at": label.created_at,
             }
-            self._put(LABEL_SAVED, told, label.uid)
-            self._note(revision=label.revision)
+            self._put(LABEL_SAVED, label.created_at, label.uid, told)
 
-    def _put(self, event: str, told: dict[str, Any], uid: str = "") -> None:
-        entry = {"id": uid or uuid.uuid4().hex, "event": event, "created_at": time.time(), **told}
-        write_json_atomic(self._folder / f"{time.time_ns():020d}-{entry['id']}.json", entry)
+    @staticmethod
+    def _new_labels(session: Session, known: dict[str, Any]) -> list[Label]:
+        where = (Label.tag == FINAL, Label.state == ACTIVE, Label.revision > known["revision"])
+        return list(session.scalars(select(Label).where(*where).order_by(Label.revision, Label.id)))
 
-    def _note(self, **values: Any) -> None:
-        self._database.write(lambda s: facts.put(s, FACT, {**facts.get(s, FACT), **values}))
+    def _put(self, event: str, at: float, uid: str, told: dict[str, Any]) -> None:
+        """Before the transaction ends, and under a name that a repeated one gives again."""
+        entry = {"id": uid, "event": event, "created_at": time.time(), **told}
+        write_json_atomic(self._folder / f"{max(0, round(at * 1e9)):020d}-{uid}.json", entry)
 
     # --- telling
 
@@ -165,7 +179,9 @@ class Webhooks:
             self._news.clear()
             try:
                 self._find_events()
-                self.tell()
+                with alone(self._folder / "sending.lock") as free:
+                    if free:
+                        self.tell()
             except Exception:
                 logger.exception("Telling the webhook failed; it is tried again.")
             if not self._stopping.is_set():

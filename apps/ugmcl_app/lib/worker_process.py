@@ -68,7 +68,8 @@ class WorkerProcess:
         self._stopped = False
 
     def run(self) -> WorkerOutcome:
-        """Start the worker and wait for its end; never raises for what happens inside the worker."""
+        """Start the worker and wait for its end; never raises for what happens inside the worker, and stops
+        it where `on_event` raises."""
         with self._lock:
             if self._stopped:
                 return WorkerOutcome(error="The worker was stopped before it started.")
@@ -78,9 +79,13 @@ class WorkerProcess:
         error_reader.start()
         outcome = WorkerOutcome()
         assert child.stdout is not None
-        with child.stdout:
-            for line in child.stdout:
-                self._take(line, outcome)
+        try:
+            with child.stdout:
+                for line in child.stdout:
+                    self._take(line, outcome)
+        except BaseException:
+            self.stop()
+            raise
         code = child.wait()
         error_reader.join(timeout=5)
         if outcome.result is None and not outcome.error:
@@ -131,6 +136,8 @@ class WorkerProcess:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict):  # printed by some library; a number alone is JSON, too
             self.last_lines.append(line.rstrip())
             return
         if event.get("event") == "result":

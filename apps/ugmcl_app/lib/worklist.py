@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,12 +100,20 @@ def _sealed(place: Place, status: str, sort: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([status, sort, *place]).encode()).decode().rstrip("=")
 
 
+def _require_storable(place: Place) -> None:
+    """Anybody can make a token: ValueError for a place that no database could be asked for."""
+    place.id.encode()  # no half of a surrogate pair
+    if "\0" in place.id or not math.isfinite(place.rank_score) or abs(place.priority) > 2**31 - 1:
+        raise ValueError("no case stands there")
+
+
 def _opened(token: str, status: str, sort: str) -> Place:
     try:
         padded = token + "=" * (-len(token) % 4)
         its_status, its_sort, priority, rank, case_id = json.loads(base64.urlsafe_b64decode(padded))
         place = Place(int(priority), float(rank), str(case_id))
-    except (ValueError, TypeError, RecursionError) as error:
+        _require_storable(place)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Refusal(
             422, "The value of after is not the `next` of a page; leave it out to begin."
         ) from error

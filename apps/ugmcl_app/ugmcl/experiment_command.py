@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 from .config import Config, replace
 from .experiment import Experiment
@@ -17,9 +14,10 @@ from .methods import METHODS, known_methods, list_methods
 from .pack import Pack
 from .packed_plan import Selection, plan, whole_set_in_memory
 from .packed_runs import kept_precision, locked, refuse_other_runs, run_packed
-from .precision import DTYPES, Precision, resolve_device
+from .precision import Precision
 from .presets import PRESETS, preset_for_scans, with_settings
-from .terminal import progress_line, stop_on_signal
+from .run_options import add_run_options, asked_to_stop, exit_status, prepare_device, require_positive
+from .terminal import progress_line
 
 ABOUT = """\
 Train methods on a packed data set and keep what they predict. Every run has a folder in --work and is done
@@ -50,13 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--threshold-start", type=float, metavar="T", help="threshold of certainty at the start, in [0, 1]"
     )
-    option(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="any value",
-    )
     option("--suffix", default="", metavar="TEXT", help="added to the methods' names: a variant")
     option("--unlabeled", type=int, metavar="N", help="unlabeled pool cases (default: all others)")
     held = "evaluate on the last N of the pool instead of the test cases, and leave them out of training"
@@ -64,13 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--limit-test", type=int, metavar="N", help="evaluated cases (default: all; 0 only trains)")
     ranking = "unlabeled pool cases that are predicted too, for scores and calibration (default: 20)"
     option("--ranking", type=int, default=20, metavar="N", help=ranking)
-    option("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    option("--precision", default="auto", choices=["auto", *DTYPES],
-           help="number format (default: auto, measured once and kept in --work)")  # fmt: skip
-    option("--threads", type=int, metavar="N", help="CPU threads (default: 1 on the CPU, all beside a GPU)")
-    option("--commit", metavar="ID", help="commit of this code, where git cannot tell")
-    option("--stop-after", type=float, metavar="S",
-           help="save the state and end after S seconds; the same command goes on from there")  # fmt: skip
+    add_run_options(parser)
     option("--replace", action="store_true", help="delete runs of the same name with other settings")
 
 
@@ -79,11 +64,7 @@ def main(given: argparse.Namespace) -> int:
     if given.list_methods:
         print(list_methods())
         return 0
-    try:
-        return _run(given)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(_run, given)
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -92,9 +73,7 @@ def _run(given: argparse.Namespace) -> int:
     absent += [] if given.labels or given.labeled_ids else ["labels"]
     if absent:
         raise ValueError(f"Give {', '.join(f'--{name}' for name in absent)}; --help explains them.")
-    device = resolve_device(given.device)
-    if given.threads or device == "cpu":
-        torch.set_num_threads(given.threads or 1)
+    device = prepare_device(given)
     selection = selected(given)
     pack = Pack(given.pack)
     shared = shared_config(given, pack, device)
@@ -104,9 +83,8 @@ def _run(given: argparse.Namespace) -> int:
     if given.replace:
         _forget_others(runs, given.work)
     refuse_other_runs(runs, given.work)
-    ends = began + (given.stop_after or float("inf"))
-    with stop_on_signal() as stopped:
-        return run_all(runs, pack, given, precision, lambda: stopped() or time.monotonic() > ends)
+    with asked_to_stop(given, began) as stopped:
+        return run_all(runs, pack, given, precision, stopped)
 
 
 def selected(given: argparse.Namespace) -> Selection:
@@ -121,10 +99,7 @@ def selected(given: argparse.Namespace) -> Selection:
         raise ValueError(
             f"--labels {given.labels} does not fit the {len(set(ids))} --labeled-ids; leave it out."
         )
-    for name in ("seeds", "steps", "cpu_seconds", "seconds", "threads", "stop_after"):
-        value = getattr(given, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+    require_positive(given, ("seeds", "steps", "cpu_seconds", "seconds", "threads", "stop_after"))
     for name in ("unlabeled", "hold_out", "limit_test", "ranking"):
         value = getattr(given, name)
         if value is not None and value < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from .methods import known_methods, method_config
 from .pack import Pack
 from .packed_plan import whole_set_in_memory
 from .packed_runs import kept_precision, locked
-from .precision import DTYPES, resolve_device
 from .presets import PRESETS, preset_for_scans, with_settings
+from .run_options import add_run_options, asked_to_stop, exit_status, prepare_device, require_positive
 from .simulation import Simulation
 from .simulation_plan import ARMS, REFERENCE, Settings
-from .terminal import progress_line, stop_on_signal
+from .terminal import progress_line
 
 ABOUT = """\
 Reveal the labels of a packed data set round by round, as an expert would give them, and measure after each
@@ -53,42 +52,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--method", default="ug_mcl_plus", help="of the semi-supervised arms (default: ug_mcl_plus)")
     option("--limit-test", type=int, metavar="N", help="evaluated cases (default: all test cases)")
     option("--preset", default="default", help=f"values that all arms share: {', '.join(PRESETS)}")
-    option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any value")
-    option("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    option("--precision", default="auto", choices=["auto", *DTYPES],
-           help="number format (default: auto, measured once and kept in --work)")  # fmt: skip
-    option("--threads", type=int, metavar="N", help="CPU threads (default: 1 on the CPU, all beside a GPU)")
-    option("--commit", metavar="ID", help="commit of this code, where git cannot tell")
-    option("--stop-after", type=float, metavar="S",
-           help="save the state and end after S seconds; the same command goes on from there")  # fmt: skip
+    add_run_options(parser)
 
 
 def main(given: argparse.Namespace) -> int:
     """Run what is not finished; 0 when all is, 1 when stopped before, 2 when it cannot be done as asked."""
-    try:
-        return _run(given)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(_run, given)
 
 
 def _run(given: argparse.Namespace) -> int:
     began = time.monotonic()
     arms, labels = asked_arms(given), asked_labels(given)
-    device = resolve_device(given.device)
-    if given.threads or device == "cpu":
-        torch.set_num_threads(given.threads or 1)
+    device = prepare_device(given)
     pack = Pack(given.pack)
     check_counts(pack, labels)
     scans = (pack.load(case)[0] for case in pack.unlabeled(pack.pool))
     shared = whole_set_in_memory(preset_for_scans(given.preset, pack.classes, scans, device), pack)
     precision = kept_precision(given.work, shared, device, given.precision)
-    ends = began + (given.stop_after or float("inf"))
-    with stop_on_signal() as signaled:
-
-        def stopped() -> bool:
-            return signaled() or time.monotonic() > ends
-
+    with asked_to_stop(given, began) as stopped:
         simulation = Simulation(
             pack, given.work, settings(given, labels, shared), precision,
             commit=given.commit, should_stop=stopped, progress=progress_line,
@@ -112,11 +93,11 @@ def asked_arms(given: argparse.Namespace) -> list[str]:
     known_methods([given.method])
     if given.method == "supervised":
         raise ValueError("--method names the method of the semi-supervised arms; supervised is not one.")
-    for name in ("seeds", "reference_seeds", "steps", "first_steps", "reference_steps", "limit_test",
-                 "threads", "stop_after"):  # fmt: skip
-        value = getattr(given, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be above 0.")
+    require_positive(
+        given,
+        ("seeds", "reference_seeds", "steps", "first_steps", "reference_steps", "limit_test", "threads",
+         "stop_after"),
+    )  # fmt: skip
     if not 0 <= given.first_seed < given.seeds:
         raise ValueError(f"--first-seed is {given.first_seed}; give 0 to {given.seeds - 1} (--seeds less 1).")
     return arms

@@ -102,7 +102,7 @@ class LabelWriter:
                     raise Recounted
                 if also is not None:
                     also(session)
-                return self._enter(session, case, record, staged, path)
+                return self._enter(session, case, record, staged, path, content)
 
             row = self._database.write(enter)
         except IntegrityError:
@@ -150,12 +150,16 @@ class LabelWriter:
         # Of a case that was decided meanwhile, it is kept with the others.
         labels.enter_reading(session, record, record.created_at if case.labeled else None)
 
-    def _enter(self, session: Session, case: Case, record: LabelRecord, staged: Path, path: Path) -> FileRow:
+    def _enter(
+        self, session: Session, case: Case, record: LabelRecord, staged: Path, path: Path, content: bytes
+    ) -> FileRow:
         before = labels.current(session, record.case_id, record.tag)
         # Renamed with the case's row locked: whoever compares folder and catalogue sees both or neither.
-        if staged.exists():  # a repeated transaction has renamed it already
+        if staged.exists():
             os.replace(staged, path)
             sync_folder(path.parent)
+        else:  # a repeated transaction: another process may have put its own label there since
+            write_bytes_atomic(path, content)
         others = self._others(record)
         for name in others:
             (self._looker.folder / name).unlink(missing_ok=True)

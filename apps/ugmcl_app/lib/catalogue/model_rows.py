@@ -28,9 +28,14 @@ def add(session: Session, versions: list[dict[str, Any]]) -> None:
     insert_new(session, ModelVersion, rows)
 
 
+def lock(session: Session) -> None:
+    """Be the only one to make versions live, or to forget them, until the transaction ends."""
+    next_number(session, "publications")
+
+
 def publish(session: Session, version: str) -> None:
     """Make a version live."""
-    next_number(session, "publications")  # one after the other: the later one is the live one
+    lock(session)  # one after the other: the later one is the live one
     found = session.get(ModelVersion, version)
     assert found is not None
     newest = session.scalar(select(func.max(ModelVersion.published_at))) or 0.0

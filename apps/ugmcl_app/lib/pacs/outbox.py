@@ -10,6 +10,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from ..dicom.instances import read_dataset
+from ..exclusive import alone
 from ..workspace import write_bytes_atomic
 from .connection import PacsError, PacsRefused, PacsUnavailable
 from .dicomweb import DicomWeb
@@ -21,7 +22,8 @@ REFUSED = "refused"
 
 
 class Outbox:
-    """DICOM files waiting for one PACS, in the order they were put in. Thread-safe; survives restarts."""
+    """DICOM files waiting for one PACS, in the order they were put in. Thread-safe, in several processes too;
+    survives restarts."""
 
     def __init__(self, folder: Path, web: DicomWeb) -> None:
         self._folder, self._web = Path(folder), web
@@ -55,15 +57,15 @@ class Outbox:
         """Send what waits, oldest first, until the PACS is away or nothing is left.
 
         Returns:
-            How many objects the PACS took.
+            How many objects the PACS took; 0 while another process delivers.
 
         Raises:
             PacsUnavailable: If it is away; what it did not take goes on waiting.
             PacsRefused: For wrong credentials or address, which a person must mend; all goes on waiting.
         """
         delivered = 0
-        with self._lock:
-            for path in sorted(self._folder.glob("*.dcm")):
+        with self._lock, alone(self._folder / "sending.lock") as free:
+            for path in sorted(self._folder.glob("*.dcm")) if free else ():
                 content = path.read_bytes()
                 dataset = _header(content)
                 try:

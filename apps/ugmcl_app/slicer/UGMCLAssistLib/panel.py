@@ -70,17 +70,13 @@ class Panel:
 
     def _add_uncertainty(self) -> None:
         form = self._group("Uncertainty")
-        self.threshold_slider, self.opacity_slider = _slider(THRESHOLD), _slider(OPACITY)
-        self.threshold_slider.toolTip = "Hide what is less unsure than this"
-        self.opacity_slider.toolTip = "How much the colors cover the scan"
+        self.threshold_slider = _slider(THRESHOLD, "Hide what is less unsure than this")
+        self.opacity_slider = _slider(OPACITY, "How much the colors cover the scan")
         form.addRow("Threshold", self.threshold_slider)
         form.addRow("Opacity", self.opacity_slider)
         self.previous_slice = _button("Previous", "Back to the slice before, which is less sure")
         self.next_slice = _button("Next most uncertain slice", "The next slice in order of uncertainty")
-        row = qt.QHBoxLayout()
-        row.addWidget(self.previous_slice)
-        row.addWidget(self.next_slice)
-        form.addRow(row)
+        form.addRow(_beside(self.previous_slice, self.next_slice))
         self.place_text = _text()
         form.addRow(self.place_text)
 
@@ -93,10 +89,7 @@ class Panel:
         form.addRow("Comment", self.comment)
         self.submit = _button("Submit label", "Store the segmentation as your label; a training round starts")
         self.skip = _button("Skip case", "Give the case back, with the comment as the reason")
-        row = qt.QHBoxLayout()
-        row.addWidget(self.submit)
-        row.addWidget(self.skip)
-        form.addRow(row)
+        form.addRow(_beside(self.submit, self.skip))
 
     def _group(self, title: str) -> Any:
         group = qt.QGroupBox(title)
@@ -116,7 +109,15 @@ def _text() -> Any:
     return label
 
 
-def _slider(value: int) -> Any:
+def _slider(value: int, tip: str) -> Any:
     slider = qt.QSlider(qt.Qt.Horizontal)
     slider.minimum, slider.maximum, slider.value = 0, PERCENT, value
+    slider.toolTip = tip
     return slider
+
+
+def _beside(*widgets: Any) -> Any:
+    row = qt.QHBoxLayout()
+    for widget in widgets:
+        row.addWidget(widget)
+    return row
