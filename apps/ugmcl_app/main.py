@@ -101,7 +101,9 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         )
         if self.pacs is not None:
             self.pacs.attach(datastore)
-        self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
+        self.offers = CaseOffers(
+            datastore, self.workspace.database, self.settings.lease_s, self.settings.diverse_batch
+        )
         self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
         self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
