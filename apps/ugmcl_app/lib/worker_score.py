@@ -33,8 +33,10 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
 
     Args:
         job: `model` (checkpoint file), `version` (of the model), `device`, `threads`, `mc_samples`, `seed`,
-            `cases` [{`id`, `image`}], and, if drafts are wanted, `drafts`: the folder to leave them in.
-        emit: Receives `begun` events with `id`, then `score` with `id` and `score` in [0, 1] or `skipped`;
+            `cases` [{`id`, `image`}], `features` (whether they are wanted), and, if drafts are wanted,
+            `drafts`: the folder to leave them in.
+        emit: Receives `begun` events with `id`, then `score` with `id`, `score` in [0, 1] and
+            `features` (`CaseScore.features` as a list, or None) or `skipped`;
             after some scores `draft` with `id` and `draft`, a file; and a `result` at the end.
     """
     if job["threads"] > 0:
@@ -49,7 +51,8 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
         except Exception as error:  # a scan too large for the memory, say, must not keep the others waiting
             emit("skipped", id=case["id"], reason=str(error) or type(error).__name__)
             continue
-        emit("score", id=case["id"], score=found.score)
+        features = found.features.tolist() if job.get("features") else None
+        emit("score", id=case["id"], score=found.score, features=features)
         scored += 1
         if job.get("drafts") and heapq.heappushpop(highest, found.score) < found.score:
             _draft(job, number, volume, predictor, emit)
