@@ -4,6 +4,9 @@ Two servers on the same scan: ours, and MONAI Label's radiology app in an enviro
 are those that 3D Slicer's stock module makes (next sample, download, read; infer, receive, read), made by
 MONAI Label's own client, in turn to one and the other. Both models have random weights, which take as long as
 others.
+
+Our server has asked its model about the least sure cases before a reader gets them, so `segment_ms` is the
+time of an answer that is there; `segment_asking_model_ms` is that of one that is not.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ SETTINGS = {"min_labels": "1000000"}
 SCORED_S = 1800.0
 # What 3D Slicer's stock module asks for.
 WISHES = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+ROWS = {
+    "next": "Next to image, ours",
+    "stock_next": "Next to image, stock",
+    "segment": "Segment to overlay, ours",
+    "segment_asking_model": "- where the model has to be asked",
+    "stock_segment": "Segment to overlay, stock",
+}
 SPLITS = ("network", "preprocessing", "model", "encoding", "reading")
 
 # In a process of its own: the server must load the app's modules afresh, as the host wants it.
@@ -122,19 +132,18 @@ def next_case(side: Side, folder: Path, reader: str, waits: Waits) -> str:
     return case
 
 
-def segment(side: Side, case: str, folder: Path, waits: Waits) -> None:
-    """From Segment to the label's voxels in memory."""
+def segment(side: Side, case: str, folder: Path, waits: Waits, name: str = "segment", **wishes: bool) -> None:
+    """From Segment to the label's voxels in memory, noted under this name."""
     client = MONAILabelClient(side.url, tmpdir=str(folder), client_id="reader")
     begun = time.perf_counter()
-    file, params = client.infer(side.model, case, dict(WISHES))
+    file, params = client.infer(side.model, case, {**WISHES, **wishes})
     answered = time.perf_counter()
     nrrd.read(file)
     done = time.perf_counter()
     Path(file).unlink()
-    waits.add(f"{side.name}segment_ms", done - begun)
-    told = params["latencies"]
-    for name, seconds in split(told, side.phases, answered - begun, done - answered).items():
-        waits.add(f"{side.name}segment_split_ms.{name}", seconds)
+    waits.add(f"{side.name}{name}_ms", done - begun)
+    for part, seconds in split(params["latencies"], side.phases, answered - begun, done - answered).items():
+        waits.add(f"{side.name}{name}_split_ms.{part}", seconds)
 
 
 def split(
@@ -241,6 +250,7 @@ def ask_in_turn(sides: list[Side], number: int, folder: Path, waits: Waits) -> N
         segment(side, case, folder, waits)
         if not side.name:
             segment_with_map(side.url, case, waits)
+            segment(side, case, folder, waits, "segment_asking_model", fresh=True)
 
 
 def nested(medians: dict[str, float]) -> dict[str, Any]:
