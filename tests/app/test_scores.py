@@ -13,6 +13,8 @@ import pytest
 
 from lib import scoring
 from lib.catalogue import batch_rows, cases
+from lib.drafts import DraftStore
+from lib.maps import MapStore
 from lib.pool import scan_version
 from lib.registry import ModelRegistry
 from lib.scores import ScoreBoard
@@ -120,6 +122,13 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     wait_for(lambda: scores.missing(pool, version) == [])
     assert scores.get("case00") is None
     wait_for(lambda: set(scoring._skipped) == {"case03"})
+    # What a reader who asks for one of them is answered with.
+    for case in ("case01", "case02"):
+        image = Path(studies.get_image_uri(case))
+        draft, kept = DraftStore(workspace).find(case, image), MapStore(workspace).find(case, image)
+        assert draft is not None
+        assert kept is not None
+        assert (draft.model_version, kept.model_version, kept.mc_samples) == (version, version, 8)
     studies.add_image("case03", 3)  # mended
     studies.add_image("case01", 11)  # replaced
     replaced = {i: scan_version(studies.get_image_uri(i)) for i in ("case01", "case03")}

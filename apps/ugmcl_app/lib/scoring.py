@@ -14,6 +14,7 @@ from typing import NamedTuple
 from .batches import Batches
 from .drafts import DraftStore
 from .heartbeat import Heartbeat
+from .maps import MapStore
 from .pool import scan_version
 from .precedence import lock_file
 from .registry import ModelRegistry
@@ -63,6 +64,7 @@ class PoolScoring:
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
+        self._maps = MapStore(workspace)
         self._jobs = ScoreJobs(workspace.database)
         size = settings.diverse_batch
         self._batches = Batches(workspace.database, size) if size else None
@@ -234,9 +236,18 @@ class PoolScoring:
                     self._batches.put(event["id"], version, scans[event["id"]], event["features"])
                 self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
             elif event["event"] == "draft":
-                self._drafts.take(event["id"], Path(event["draft"]))
+                self._take_draft(event, version, scans[event["id"]])
             elif event["event"] == "skipped":
                 self._skip(event["id"], scans[event["id"]])
 
         arguments = ["score", "--job", str(self._job_file)]
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)
+
+    def _take_draft(self, event: Event, version: str, scan: str) -> None:
+        """Keep what the worker made of a case: a reader who asks for it need not wait for the model."""
+        image, map_file = Path(self._files[event["id"]]), Path(event["map"])
+        self._drafts.take(event["id"], Path(event["draft"]))
+        if scan_version(image) == scan:
+            self._maps.take(event["id"], image, map_file, version, event["summary"])
+        else:  # the scan was replaced meanwhile
+            map_file.unlink(missing_ok=True)
