@@ -20,7 +20,7 @@ HIPPOCAMPUS_DATA ?= ../shared/data/hippocampus
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale ohif test-faults
+.PHONY: help setup serve demo test test-real test-min test-viewers test-docker lint types check hippocampus score-ranking simulate bench gpu-left-atrium clean bench-load bench-scale bench-viewers ohif test-faults
 
 help:
 	@echo "make serve [STUDIES=folder] [PORT=8000] [LABELS=name1,name2]   start the server (sample cohort without STUDIES)"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench         speed and memory beside the published layout"
 	@echo "make bench-load    50 readers at once against a started server, for 5 minutes"
 	@echo "make bench-scale   start, next case, label, worklist at 100 to 100,000 cases, beside MONAI Label's datastore"
+	@echo "make bench-viewers from Next to image and from Segment to overlay, beside MONAI Label's radiology app"
 	@echo "make gpu-left-atrium  the left atrium at the paper's setting on a CUDA GPU, see docs/gpu.md"
 	@echo "make clean         remove build/ and caches (not .venv)"
 
@@ -136,6 +137,10 @@ bench-load: setup
 
 bench-scale: setup
 	$(BIN)/python -m server.benchmarks.scale $(BENCH_ARGS)
+
+# The stock side has an environment of its own, build/stock-venv: MONAI 1.5.2 over our packages.
+bench-viewers: setup
+	$(BIN)/python -m server.benchmarks.viewers $(BENCH_ARGS)
 
 # One seed of everything, the most wanted first. Every run is done once: the same command goes on after any stop.
 # The last 16 cases of the pool validate; the data set's own test cases are not touched.

@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _project_options(command("train", "run one training round without a server", TRAIN))
     _predict_options(command("predict", "segment a folder of scans with a model", PREDICT))
+    _export_options(command("export", "write labels and images into a folder", "Export a data set."))
     _sample_options(
         command("sample-data", "make a folder of artificial scans", "Make artificial heart scans.")
     )
@@ -136,6 +137,14 @@ def _predict_options(options: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random passes for the uncertainty (default: 8)",
     )
+
+
+def _export_options(options: argparse.ArgumentParser) -> None:
+    from server import export_command
+
+    options.description = export_command.ABOUT
+    _project_options(options)
+    export_command.add_arguments(options)
 
 
 def _demo_options(options: argparse.ArgumentParser) -> None:
@@ -230,6 +239,10 @@ def _run(options: argparse.Namespace) -> int:
 
         set_up(None)
         return train_once(settings, lambda line: print(line, flush=True))
+    if options.command == "export":
+        from server.export_command import export
+
+        return export(settings, options)
     from server.serving import leave, serve
 
     leave(serve(settings))

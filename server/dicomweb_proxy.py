@@ -118,7 +118,12 @@ class DicomWebProxy:
             refuse(504, f"{place} gave no answer in time; try again, or look whether it is busy.")
         except httpx.ConnectError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                refuse(502, f"{place} shows an unknown certificate; name its authority in the PACS settings.")
+                reason = str(error).rpartition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+                refuse(
+                    502,
+                    f"{place} shows a certificate that is not trusted ({reason.rstrip('.')}); the server "
+                    "needs the file of its authority as pacs_ca_file.",
+                )
             refuse(502, f"{place} cannot be reached; look whether it runs, or correct the PACS settings.")
         except httpx.HTTPError:
             refuse(502, f"{place} broke off its answer; try again.")

@@ -87,7 +87,10 @@ def _latency(url: str, image: str, count: int, pause_s: float) -> Latency:
 
 def _infer(url: str, image: str) -> None:
     answer = requests.post(
-        f"{url}/infer/ugmcl", params={"image": image}, data={"params": '{"uncertainty": true}'}, timeout=600
+        f"{url}/infer/ugmcl",
+        params={"image": image},
+        data={"params": '{"uncertainty": true, "fresh": true}'},
+        timeout=600,
     )
     if answer.status_code != 200:
         raise RuntimeError(f"The inference was refused: {answer.json()['detail']}")

@@ -96,7 +96,7 @@ def _infer(url: str, image: str, ended: threading.Event, finished: list[int]) ->
         answer = requests.post(
             f"{url}/infer/ugmcl",
             params={"image": image},
-            data={"params": '{"uncertainty": true}'},
+            data={"params": '{"uncertainty": true, "fresh": true}'},
             timeout=600,
         )
         finished.append(answer.status_code)

@@ -19,6 +19,7 @@ from lib.checks import safe_tag
 from lib.datastore import FolderDatastore
 from lib.drafts import DraftStore
 from lib.errors import Refusal
+from lib.exports import Exports
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer, remove_result
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
@@ -52,6 +53,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
         worklist: The cases page by page.
+        exports: Data sets made of the labels.
         drafts: What a model last said of each case, for looking at.
         review, history: What the review page shows of a case, and of the project so far.
         pacs: What connects the project to its PACS; None where the studies are a folder.
@@ -99,10 +101,13 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         )
         if self.pacs is not None:
             self.pacs.attach(datastore)
-        self.offers = CaseOffers(datastore, self.workspace.database, self.settings.lease_s)
+        self.offers = CaseOffers(
+            datastore, self.workspace.database, self.settings.lease_s, self.settings.diverse_batch
+        )
         self.worklist = Worklist(self.workspace.database, self.scores, datastore.dicom_uids)
         self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
+        self.exports = Exports(datastore, self.workspace, self.maps, self.scores)
         self.review = Review(datastore, self.workspace.database, self.drafts)
         self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
         return datastore
@@ -138,6 +143,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         if self.webhooks is not None:
             self.webhooks.start()
         self.rounds.start()
+        self.exports.start()
         if self.model.precision is None:
             probe = threading.Thread(target=self._measure_precision, daemon=True, name="precision-probe")
             probe.start()
@@ -148,6 +154,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         """End the background threads; labels and training state are kept."""
         self._initialized = False
         self.rounds.stop()
+        self.exports.stop()
         self.datastore().stop()
         for part in (self.webhooks, self.pacs):
             if part is not None:

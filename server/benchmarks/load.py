@@ -112,7 +112,7 @@ def read_until(deadline: float, url: str, reader: str, folder: Path, ledger: Led
                 ledger.nothing_left()
                 return
             ledger.given(case, reader)
-            proposal, _ = ledger.timed("infer", lambda: client.infer("ugmcl", case, {}))  # noqa: B023
+            proposal, _ = ledger.timed("infer", lambda: client.infer("ugmcl", case, {"fresh": True}))  # noqa: B023
             Path(proposal).unlink()
             number = ledger.next_number()
             label = folder / "label.nii.gz"

@@ -87,7 +87,7 @@ def write_label(path: Path, shape: tuple[int, int, int], number: int) -> NDArray
 
 def add_tiny_model(studies: Path) -> None:
     """Publish a small untrained model in the project of a folder."""
-    subprocess.run([sys.executable, "-c", _TINY_MODEL, str(studies)], env=_environment(), check=True)
+    subprocess.run([sys.executable, "-c", _TINY_MODEL, str(studies)], env=app_environment(), check=True)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def serving(studies: Path, log: Path, settings: dict[str, str]) -> Iterator[Serv
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(),
+            env=app_environment(),
             start_new_session=True,  # Ctrl-C reaches the benchmark first, which then ends the server
         )
     try:
@@ -144,6 +144,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     raise RuntimeError(f"The server did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _environment() -> dict[str, str]:
+def app_environment() -> dict[str, str]:
+    """Environment of a process that imports the app."""
     path = os.pathsep.join([str(app_folder()), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path}

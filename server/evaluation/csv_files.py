@@ -1,8 +1,14 @@
-"""The CSV files between `evaluate` and `report`: their columns, read with types, replaced atomically."""
+"""The CSV files between `evaluate` and `report`: their columns, read with types, replaced atomically.
+
+The long ones are compressed, so that the rows behind every published figure can be kept in the repository.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +46,8 @@ SIMULATION_COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """The same of `simulate evaluate`: a row a round, and a row a round and test case."""
 LAYOUTS = {**COLUMNS, **SIMULATION_COLUMNS}
+COMPRESSED = {name for name in COLUMNS if name != "runs"}
+"""Files with rows by case, voxel bin or score: `<name>.csv.gz`, 3 to 26 times smaller."""
 WHOLE = {"labels", "seed", "unlabeled", "steps", "test_cases", "ranking_cases", "largest_component", "voxels",
          "errors", "failed"}  # fmt: skip
 TEXT = {"run", "data_set", "method", "model", "evaluated_on", "precision", "device", "commit", "versions",
@@ -48,25 +56,30 @@ TEXT = {"run", "data_set", "method", "model", "evaluated_on", "precision", "devi
 """All other columns are numbers; an empty field is a number that does not exist."""
 
 
+def csv_path(folder: Path, name: str) -> Path:
+    """Where the rows of a key of `LAYOUTS` are kept."""
+    return folder / (f"{name}.csv.gz" if name in COMPRESSED else f"{name}.csv")
+
+
 def write_rows(folder: Path, name: str, rows: Iterable[Row]) -> None:
-    """Replace `<folder>/<name>.csv` atomically.
+    """Replace the file of `name` atomically; the same rows make the same bytes.
 
     Args:
         folder: Is made where it is missing.
         name: A key of `LAYOUTS`.
         rows: Numbers are kept with six significant digits.
     """
-    with (
-        replacing(folder / f"{name}.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(LAYOUTS[name])
-        writer.writerows([_written(row.get(column)) for column in LAYOUTS[name]] for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LAYOUTS[name])
+    writer.writerows([_written(row.get(column)) for column in LAYOUTS[name]] for row in rows)
+    content = text.getvalue().encode()
+    with replacing(csv_path(folder, name)) as temporary:
+        temporary.write_bytes(gzip.compress(content, mtime=0) if name in COMPRESSED else content)
 
 
 def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
-    """The rows of `<folder>/<name>.csv` with numbers as numbers.
+    """The rows of the file of `name` with numbers as numbers.
 
     Args:
         folder: Written by `evaluate`.
@@ -76,17 +89,18 @@ def read_rows(folder: Path, name: str, *, optional: bool = False) -> list[Row]:
     Raises:
         ValueError: If the file is missing, has other columns, or holds a word where a number belongs.
     """
-    path = folder / f"{name}.csv"
+    path = csv_path(folder, name)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return _parsed(path, LAYOUTS[name], list(csv.reader(file)))
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if name in COMPRESSED else content).decode()
+        return _parsed(path, LAYOUTS[name], list(csv.reader(io.StringIO(text, newline=""))))
     except FileNotFoundError:
         if optional:
             return []
         command = "simulate" if name in SIMULATION_COLUMNS else "experiment"
         raise ValueError(f"{path} is not there; run `{command} evaluate` with --out {folder}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file ({error}).") from error
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as CSV ({error}).") from error
 
 
 def _parsed(path: Path, columns: Sequence[str], lines: list[list[str]]) -> list[Row]:

@@ -169,7 +169,7 @@ def _uncertainty(
         shown = (
             "Spearman's rank correlation of a case's score with its true Dice (-1 is perfect), mean over\n"
         )
-        shown += "seeds. The score is chosen on the ranking cases; all of them are in scores.csv:"
+        shown += "seeds. The score is chosen on the ranking cases; all of them are in scores.csv.gz:"
         parts += [shown, score_table(judged)]
     return parts
 

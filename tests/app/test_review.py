@@ -24,12 +24,12 @@ from lib.review_history import ReviewHistory
 from lib.round_record import DONE, Round
 from lib.scores import ScoreBoard
 from lib.settings import AppSettings
-from lib.volumes import read_volume
+from lib.volumes import read_volume, read_voxels
 from lib.worker_score import score_cases
 from lib.workspace import Workspace
 from tests.app.scan_support import SHAPE, block, publish_tiny_model, scan, write_nifti
 from ugmcl.case_score import CaseScore
-from ugmcl.inference import Prediction
+from ugmcl.inference import Prediction, Predictor
 from ugmcl.precision import Precision
 from ugmcl.uncertainty import UncertaintySummary
 
@@ -141,18 +141,84 @@ def test_an_inference_leaves_a_draft_of_its_case_and_none_of_an_upload(
     assert found.model_version == version
 
 
+@pytest.mark.parametrize("by", ["an inference", "scoring"])
+def test_what_the_model_said_of_a_case_is_said_again_without_asking_it(
+    project: Workspace, drafts: DraftStore, scans: Path, app_settings: AppSettings, by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    registry, maps = ModelRegistry(project), MapStore(project)
+    version = publish_tiny_model(registry)
+    model = PublishedModel(registry, app_settings)
+    model.precision = Precision()
+    task = UGMCLInfer(model, maps, app_settings, lambda: 0, drafts)
+    image = scans / "a.nii.gz"
+    request = {"image": str(image), "image_id": "a", "mc_samples": 2, "uncertainty": True}
+    if by == "scoring":
+        (event,) = [one for one in scored(project, registry, scans) if one["event"] == "draft"]
+        (uncertainty, affine), summary = read_voxels(event["map"]), event["summary"]
+        drafts.take("a", Path(event["draft"]))
+        draft = drafts.find("a", image)
+        assert draft is not None
+        label = draft.segmentation()
+        maps.take("a", image, Path(event["map"]), version, summary)
+    else:
+        first = task.run(request)
+        assert first.uncertainty_file is not None
+        label, affine = read_voxels(first.label_file)
+        uncertainty, summary = read_voxels(first.uncertainty_file)[0], first.params["uncertainty"]
+    asked: list[int] = []
+    original = Predictor.predict
+
+    def counted(self: Predictor, *given: Any, **named: Any) -> Any:
+        asked.append(1)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    again = task.run({**request, "result_extension": ".nrrd"})
+    assert asked == []
+    assert again.uncertainty_file is not None
+    for expected, file in ((label, again.label_file), (uncertainty, again.uncertainty_file)):
+        values, grid = read_voxels(file)
+        assert values.dtype == expected.dtype
+        assert np.array_equal(values, expected)
+        assert np.allclose(grid, affine, atol=1e-6)
+    assert again.params["uncertainty"] == {**summary, "url": "/uncertainty/a"}
+    assert again.params["latencies"]["inference"] == 0
+
+    task.run({**request, "fresh": True})
+    task.run({**request, "mc_samples": 3})
+    assert len(asked) == 2
+    task.run(request)  # the kept map is now of 3 passes
+    assert len(asked) == 3
+    (file,) = project.drafts.iterdir()
+    file.write_bytes(file.read_bytes()[:-40])
+    task.run(request)
+    assert len(asked) == 4
+    publish_tiny_model(registry)
+    assert task.run(request).params["model_version"] != version
+    assert len(asked) == 5
+
+
+def scored(project: Workspace, registry: ModelRegistry, scans: Path, **changed: Any) -> list[dict[str, Any]]:
+    """The events of a scoring worker on case a."""
+    events: list[dict[str, Any]] = []
+    version = registry.published()
+    assert version is not None
+    job = {
+        "model": str(registry.path(version)), "version": version, "device": "cpu", "threads": 0,
+        "mc_samples": 2, "seed": 0, "cases": [{"id": "a", "image": str(scans / "a.nii.gz")}],
+        "drafts": str(project.training / "drafts"), **changed,
+    }  # fmt: skip
+    score_cases(job, lambda event, **values: events.append({"event": event, **values}))  # type: ignore[arg-type]
+    return events
+
+
 def test_scoring_leaves_a_draft_that_can_be_taken_into_the_store(
     project: Workspace, drafts: DraftStore, scans: Path
 ) -> None:
     registry = ModelRegistry(project)
     version = publish_tiny_model(registry)
-    events: list[dict[str, Any]] = []
-    job = {
-        "model": str(registry.path(version)), "version": version, "device": "cpu", "threads": 0,
-        "mc_samples": 2, "seed": 0, "cases": [{"id": "a", "image": str(scans / "a.nii.gz")}],
-        "drafts": str(project.training / "drafts"),
-    }  # fmt: skip
-    score_cases(job, lambda event, **values: events.append({"event": event, **values}))  # type: ignore[arg-type]
+    events = scored(project, registry, scans)
     assert [event["event"] for event in events] == ["begun", "score", "draft", "result"]
     file = Path(events[2]["draft"])
     drafts.take("a", file)
@@ -160,10 +226,10 @@ def test_scoring_leaves_a_draft_that_can_be_taken_into_the_store(
     assert found is not None
     assert found.model_version == version
     assert not file.exists()
-    del job["drafts"]
-    events.clear()
-    score_cases(job, lambda event, **values: events.append({"event": event, **values}))  # type: ignore[arg-type]
-    assert [event["event"] for event in events] == ["begun", "score", "result"]
+    assert Path(events[2]["map"]).is_file()
+    assert events[2]["summary"]["mc_samples"] == 2
+    without = scored(project, registry, scans, drafts=None)
+    assert [event["event"] for event in without] == ["begun", "score", "result"]
 
 
 def test_only_the_least_sure_so_far_get_a_draft(

@@ -12,13 +12,20 @@ from typing import Any
 import pytest
 
 from lib import scoring
+from lib.catalogue import batch_rows, cases
+from lib.drafts import DraftStore
+from lib.maps import MapStore
 from lib.pool import scan_version
 from lib.registry import ModelRegistry
 from lib.scores import ScoreBoard
 from lib.scoring import PoolScoring
+from lib.volumes import read_volume
 from lib.worker_process import Event, WorkerOutcome
 from lib.workspace import Workspace
 from tests.app.round_support import Studies, settings, tiny_checkpoint
+from ugmcl.case_score import score_case
+from ugmcl.checkpoint import load_checkpoint
+from ugmcl.inference import Predictor
 
 
 @pytest.fixture
@@ -79,8 +86,8 @@ def test_a_file_of_scores_from_before_scans_were_noted_still_counts(workspace: W
 def scoring_of(workspace: Workspace, scores: ScoreBoard) -> Iterator[Callable[..., PoolScoring]]:
     started: list[PoolScoring] = []
 
-    def make(studies: Studies, registry: ModelRegistry) -> PoolScoring:
-        scoring = PoolScoring(studies, registry, workspace, scores, settings())
+    def make(studies: Studies, registry: ModelRegistry, **values: Any) -> PoolScoring:
+        scoring = PoolScoring(studies, registry, workspace, scores, settings(**values))
         started.append(scoring)
         return scoring
 
@@ -115,6 +122,13 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     wait_for(lambda: scores.missing(pool, version) == [])
     assert scores.get("case00") is None
     wait_for(lambda: set(scoring._skipped) == {"case03"})
+    # What a reader who asks for one of them is answered with.
+    for case in ("case01", "case02"):
+        image = Path(studies.get_image_uri(case))
+        draft, kept = DraftStore(workspace).find(case, image), MapStore(workspace).find(case, image)
+        assert draft is not None
+        assert kept is not None
+        assert (draft.model_version, kept.model_version, kept.mc_samples) == (version, version, 8)
     studies.add_image("case03", 3)  # mended
     studies.add_image("case01", 11)  # replaced
     replaced = {i: scan_version(studies.get_image_uri(i)) for i in ("case01", "case03")}
@@ -122,6 +136,34 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     with scoring._changed:
         scoring._changed.notify_all()  # what the poll does every 5 seconds
     wait_for(lambda: scores.missing(replaced, version) == [])
+
+
+def test_features_are_kept_with_the_scores_and_a_batch_follows_where_batches_are_wanted(
+    workspace: Workspace, scores: ScoreBoard, scoring_of: Callable[..., PoolScoring], tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "studies", count=3)
+    registry = ModelRegistry(workspace)
+    version = registry.add(tiny_checkpoint(1), "r0001", None, {})
+    registry.publish(version)
+    images = {i: studies.folder / f"{i}.nii.gz" for i in studies.list_images()}
+    workspace.database.write(lambda session: cases.add(session, {i: images[i].name for i in images}))
+    for image_id, path in images.items():  # from when the setting was off
+        scores.put(image_id, 0.5, version, scan_version(str(path)))
+    scoring_of(studies, registry, diverse_batch=2).start()
+
+    def chosen() -> tuple[str | None, list[str]]:
+        with workspace.database.read() as session:
+            return batch_rows.chosen(session)
+
+    wait_for(lambda: len(chosen()[1]) == 2)
+    assert chosen()[0] == version
+    with workspace.database.read() as session:
+        known, features = batch_rows.features_of(session, sorted(images), version)
+    assert known == sorted(images)
+    predictor = Predictor(load_checkpoint(registry.path(version)), "cpu")
+    seen = score_case(predictor, read_volume(images["case01"])).features
+    # Not to the last bit: the worker chooses its own number of threads.
+    assert features[1].tolist() == pytest.approx(seen.tolist(), rel=0.02, abs=1e-3)
 
 
 def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_is_passed_over(

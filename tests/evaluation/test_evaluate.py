@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.evaluation.csv_files import COLUMNS, Row, read_rows, write_rows
+from server.evaluation.csv_files import COLUMNS, Row, csv_path, read_rows, write_rows
 from server.evaluation.evaluate import evaluate
 from tests.evaluation.synthetic_experiment import predicted, write_run, write_synthetic_pack
 from ugmcl.metrics import dice
@@ -91,7 +92,7 @@ def test_a_run_is_measured_once_and_again_when_it_changed(one_run: Experiment) -
     pack, work, out = one_run
     said: list[str] = []
     evaluate([pack], work, out, quiet)
-    before = (out / "cases.csv").read_bytes()
+    before = csv_path(out, "cases").read_bytes()
     evaluate([pack], work, out, said.append)
     assert said[-1].endswith("already there")
     record = work / "hippocampus_10labels_ug_mcl_seed0" / "run.json"
@@ -99,16 +100,16 @@ def test_a_run_is_measured_once_and_again_when_it_changed(one_run: Experiment) -
     evaluate([pack], work, out, said.append)
     assert said[-1].endswith("evaluated")
     assert read_rows(out, "runs")[0]["steps"] == 1600
-    assert (out / "cases.csv").read_bytes() == before
+    assert csv_path(out, "cases").read_bytes() == before
 
 
 def test_rows_of_an_interrupted_evaluation_are_written_anew(one_run: Experiment) -> None:
     pack, work, out = one_run
     evaluate([pack], work, out, quiet)
-    whole = (out / "cases.csv").read_bytes()
+    whole = csv_path(out, "cases").read_bytes()
     write_rows(out, "runs", [])  # killed before runs.csv, which is written last
     evaluate([pack], work, out, quiet)
-    assert (out / "cases.csv").read_bytes() == whole
+    assert csv_path(out, "cases").read_bytes() == whole
 
 
 def test_an_unfinished_run_and_one_without_predictions_are_left_out(one_run: Experiment) -> None:
@@ -160,17 +161,34 @@ def test_csv_numbers_come_back_as_numbers_and_missing_ones_as_none(tmp_path: Pat
     assert (back["dice"], back["hd95_mm"], back["case"], back["seed"]) == (0.123457, None, "a,b", 1)
 
 
-@pytest.mark.parametrize("text", ["", "run,method\n", None])
-def test_csv_of_another_shape_is_refused(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "cases.csv").write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(gzip.compress(b""), id="empty"),
+        pytest.param(gzip.compress(b"run,method\n"), id="other columns"),
+        pytest.param(b"run,method\n", id="not compressed"),
+        pytest.param(gzip.compress(b"run,method\n" * 99)[:-9], id="cut short"),
+        pytest.param(None, id="missing"),
+    ],
+)
+def test_csv_of_another_shape_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        csv_path(tmp_path, "cases").write_bytes(content)
     with pytest.raises(ValueError, match=r"cases\.csv"):
         read_rows(tmp_path, "cases")
 
 
+def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
+    rows = [dict.fromkeys(COLUMNS["cases"], number) for number in range(3)]
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        write_rows(folder, "cases", rows)
+    assert csv_path(tmp_path / "a", "cases").read_bytes() == csv_path(tmp_path / "b", "cases").read_bytes()
+
+
 def test_a_word_where_a_number_belongs_names_its_line(tmp_path: Path) -> None:
     write_rows(tmp_path, "scores", [dict.fromkeys(COLUMNS["scores"], 1)])
-    path = tmp_path / "scores.csv"
-    path.write_text(path.read_text().rstrip()[:-1] + "high\n")
+    path = csv_path(tmp_path, "scores")
+    text = gzip.decompress(path.read_bytes()).decode()
+    path.write_bytes(gzip.compress((text.rstrip()[:-1] + "high\n").encode()))
     with pytest.raises(ValueError, match="line 2"):
         read_rows(tmp_path, "scores")

@@ -28,7 +28,7 @@ CASE = "case_03"
 OPTIONS = ("--conf", "min_labels", "50", "--max-body-mib", "2")
 # What the server writes on its own account: its log, and in the background the pool's scores and drafts.
 OWN_FILES = re.compile(
-    r"server-output\.txt|\.ugmcl/(logs/.*|training/score[^/]*\.json|(training/)?drafts/.*|catalogue\.db.*)"
+    r"server-output\.txt|\.ugmcl/(logs/.*|training/score[^/]*\.json|(training/)?drafts/.*|maps/.*|catalogue\.db.*)"
 )
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -45,14 +46,27 @@ class Orthanc:
             self._process = subprocess.Popen(
                 ["Orthanc", str(self._folder / "orthanc.json")], stdout=log, stderr=log, cwd=self._folder
             )
-        auth = ("reader", self.password) if self.password else None
         for _ in range(200):
             try:
-                httpx.get(f"http://127.0.0.1:{self.port}/system", auth=auth).raise_for_status()
+                self.statistics()
                 return
             except httpx.HTTPError:
                 time.sleep(0.1)
         raise RuntimeError((self._folder / "orthanc.log").read_text()[-2000:])
+
+    def statistics(self) -> dict[str, Any]:
+        """What it says it holds: `CountInstances` and the like."""
+        auth = ("reader", self.password) if self.password else None
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/statistics", auth=auth)
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
+    def kill(self) -> None:
+        """As a power cut would end it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+            self._process = None
 
     def stop(self) -> None:
         if self._process is not None:

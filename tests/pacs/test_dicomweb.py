@@ -147,7 +147,7 @@ def test_tls_takes_the_authority_and_the_client_certificate_of_the_settings(
             connection.close()
 
     pacs.add(phantom_series(PLANS["axial"]))
-    with pytest.raises(PacsRefused, match="give its authority as ca_file"):
+    with pytest.raises(PacsRefused, match="authority as pacs_ca_file"):
         listed()
     assert not waits
     with pytest.raises(PacsError):
@@ -217,6 +217,18 @@ def test_settings_that_cannot_work_are_refused(given: dict[str, object], sentenc
     with pytest.raises(ValueError, match=sentence) as refused:
         PacsSettings(**{"url": "https://host/dicom-web", **given})  # type: ignore[arg-type]
     assert "u:p" not in str(refused.value)
+
+
+def test_files_that_hold_no_certificate_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "authority.pem"
+    file.write_text("no certificate")
+    for given, sentence in (
+        ({"ca_file": file}, "holds no certificate"),
+        ({"client_certificate": file}, "cannot be used with its key"),
+    ):
+        with pytest.raises(ValueError, match=sentence) as refused:
+            PacsConnection(PacsSettings("https://host/dicom-web", **given))  # type: ignore[arg-type]
+        assert str(file) in str(refused.value)
 
 
 def test_search_of_the_settings_narrows_the_list(pacs: SmallPacs) -> None:

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from server.benchmarks import load, scale
+from server.benchmarks import load, scale, viewers
 from server.benchmarks.served import percentile, write_label, write_scans
 
 
@@ -70,3 +70,37 @@ def test_the_first_call_does_not_count() -> None:
     called: list[int] = []
     assert len(scale.timed(called.append, 4)) == 4
     assert called == [0, 1, 2, 3, 4]
+
+
+def test_a_wait_for_a_segmentation_is_split_without_rest() -> None:
+    told = {
+        "load": 0.25,
+        "preprocess": 0.25,
+        "inference": 2.0,
+        "postprocess": 0.5,
+        "write": 0.75,
+        "total": 4.0,
+    }
+    parts = viewers.split(told, viewers.OUR_PHASES, request_s=4.5, reading_s=0.125)
+    assert parts == {"network": 0.5, "preprocessing": 0.5, "model": 2.0, "encoding": 1.5, "reading": 0.125}
+    stock = {"pre": 0.5, "infer": 2.0, "invert": 0.0, "post": 0.25, "write": 0.25, "total": 3.0}
+    parts = viewers.split(stock, viewers.STOCK_PHASES, request_s=3.25, reading_s=0.25)
+    assert parts == {"network": 0.25, "preprocessing": 0.5, "model": 2.0, "encoding": 0.5, "reading": 0.25}
+
+
+def test_waits_are_medians_in_milliseconds_with_their_splits_as_groups() -> None:
+    waits = viewers.Waits()
+    for seconds in (1.0, 9.0, 2.0):
+        waits.add("next_ms", seconds)
+    waits.add("next_split_ms.network", 0.5)
+    assert viewers.nested(waits.medians()) == {"next_ms": 2000.0, "next_split_ms": {"network": 500.0}}
+    assert waits.each() == {"next_ms": [1000.0, 9000.0, 2000.0]}
+
+
+def test_bench_of_viewers_refuses_a_scan_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["viewers", "--scan", str(tmp_path / "none.nii.gz")])
+    with pytest.raises(SystemExit):
+        viewers.main()
+    assert "there is no such file; name a NIfTI file" in capsys.readouterr().err

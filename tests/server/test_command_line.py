@@ -94,3 +94,22 @@ def test_ctrl_c_ends_the_server_cleanly_and_the_log_has_no_traceback(tmp_path: P
     assert f"In 3D Slicer give {running.url}" in said
     assert "Stopped" in said
     assert "Traceback" not in said
+
+
+def test_labels_are_exported_without_a_server(tmp_path: Path) -> None:
+    names = write_phantoms(tmp_path / "studies", tmp_path / "studies" / "labels" / "final", 2)
+    (tmp_path / "made" / "data").mkdir(parents=True)  # an empty folder may be there already
+    ended = run(
+        tmp_path, "export", "--studies", "studies", "--out", "made/data", "--layout", "monailabel",
+        "--case", names[1], "--conf", "device", "cpu",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert f"Cases in {tmp_path / 'made' / 'data'}: 1." in ended.stdout
+    made = {str(path.relative_to(tmp_path / "made")) for path in (tmp_path / "made").rglob("*.*")}
+    scan = f"{names[1]}.nii.gz"
+    assert made == {
+        "data/datastore_v2.json", "data/history.csv", f"data/{scan}", f"data/labels/final/{scan}"
+    }  # fmt: skip
+    for name in (scan, f"labels/final/{scan}"):
+        assert (tmp_path / "made/data" / name).read_bytes() == (tmp_path / "studies" / name).read_bytes()
+    assert list((tmp_path / "studies" / ".ugmcl" / "exports").iterdir()) == []

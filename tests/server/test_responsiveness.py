@@ -11,7 +11,7 @@ from tests.server.conftest import Server
 
 def test_health_and_info_answer_while_inferences_are_in_flight(server: Server) -> None:
     ended: list[float] = []
-    params = '{"uncertainty": true, "mc_samples": 32}'
+    params = '{"uncertainty": true, "mc_samples": 32, "fresh": true}'
 
     def infer() -> None:
         answer = server.post(f"/infer/ugmcl?image={server.cases[3]}", data={"params": params})

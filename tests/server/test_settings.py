@@ -89,6 +89,8 @@ def test_a_workspace_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
         (["serve"], "--studies DIR"),
         (["serve", "--port", "many"], "port was given as 'many'"),
         (["train", "--studies", "/does/not/exist"], "/does/not/exist does not exist"),
+        (["export", "--studies", "/does/not/exist", "--out", "new"], "/does/not/exist does not exist"),
+        (["export", "--studies", ".", "--out", "/etc"], "/etc is there already"),
         (["predict", "--model", "nothing.pt", "--input", ".", "--output", "out"], "no model file nothing.pt"),
         (["predict", "--model", "m.pt", "--input", ".", "--output", "."], "would replace those"),
         (
@@ -111,7 +113,7 @@ def test_what_cannot_be_done_is_a_sentence_and_exit_code_2(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("command", ["serve", "train", "predict", "sample-data"])
+@pytest.mark.parametrize("command", ["serve", "train", "predict", "export", "sample-data"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
@@ -121,7 +123,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 def test_help_lists_the_commands_with_first_steps() -> None:
     text = cli.parser().format_help()
-    assert all(name in text for name in ("serve", "demo", "train", "predict", "sample-data", "first steps"))
+    assert all(name in text for name in ("serve", "demo", "train", "export", "sample-data", "first steps"))
 
 
 def test_settings_of_commands_without_server_options_are_complete() -> None:

@@ -173,3 +173,10 @@ def test_passes_drop_no_more_than_training_did() -> None:
     assert tiny_config(network={"dropout": 0.1}, infer={"mc_dropout": 0.2}).mc_dropout == 0.1
     with pytest.raises(ValueError, match=r"mc_dropout is 0\.0; it must lie in \(0, 1\]"):
         tiny_config(infer={"mc_dropout": 0.0})
+
+
+def test_the_share_the_teacher_remembers_makes_another_run_only_where_it_has_an_effect() -> None:
+    long, short = {"steps": 2000, "ema_decay": 0.99}, {"steps": 400, "ema_decay": 0.99}
+    assert "ema_share" not in tiny_config(train=long).identity()["train"]
+    assert tiny_config(train=short).identity()["train"]["ema_share"] == 0.05
+    assert "ema_share" not in tiny_config(train={**short, "ema_share": 1.0}).identity()["train"]

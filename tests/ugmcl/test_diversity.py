@@ -30,6 +30,12 @@ def test_the_choice_is_at_least_twice_the_batch() -> None:
     assert most_uncertain_diverse(SCORES, LINE, 2, share=0.1) == [0, 3]
 
 
+def test_what_is_chosen_already_is_kept_away_from() -> None:
+    # From 0 and 10 the distances are 0, 0.1, 4, 0, 0.5, 0.2: 4 first, then 9.5.
+    assert most_uncertain_diverse(SCORES, LINE, 2, share=0.8, chosen=np.array([[0.0], [10.0]])) == [2, 4]
+    assert most_uncertain_diverse(SCORES, LINE, 1, share=0.8, chosen=np.zeros((0, 1))) == [0]
+
+
 def test_copies_are_taken_last_the_more_uncertain_first() -> None:
     features = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
     assert most_uncertain_diverse([0.4, 0.3, 0.2, 0.1], features, 4) == [0, 3, 1, 2]

@@ -5,7 +5,13 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from ugmcl.schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
+from ugmcl.schedules import (
+    certainty_threshold,
+    gaussian_rampup,
+    one_cycle_factor,
+    step_decay_factor,
+    teacher_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,10 @@ def test_the_shortest_rounds_have_a_positive_rate(steps: int) -> None:
 )
 def test_the_published_rate_drops_tenfold_at_2500_and_5000_of_6000(step: int, factor: float) -> None:
     assert step_decay_factor(step, 6000) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "decay"), [(2000, 0.05, 0.99), (400, 0.05, 0.95), (10, 0.05, 0.0), (1, 1.0, 0.0)]
+)
+def test_the_teachers_memory_is_a_share_of_the_run(steps: int, share: float, decay: float) -> None:
+    assert teacher_memory(steps, share) == pytest.approx(decay)

@@ -51,6 +51,15 @@ def test_the_first_steps_forget_the_start() -> None:
     assert offset(teacher, start) == pytest.approx(3.0, abs=1e-5)
 
 
+def test_a_short_run_limits_what_the_teacher_keeps() -> None:
+    start = student()
+    teacher = MeanTeacher(start, decay=0.9)
+    teacher.update(moved(start, 1.0), step=1000, at_most=0.75)
+    assert offset(teacher, start) == pytest.approx(0.25, abs=1e-6)
+    teacher.update(start, step=1000, at_most=0.95)  # the configured decay of 0.9 is the smaller one
+    assert offset(teacher, start) == pytest.approx(0.225, abs=1e-6)
+
+
 def test_later_steps_keep_the_configured_share() -> None:
     start = student()
     teacher = MeanTeacher(start, decay=0.9)

@@ -1,8 +1,8 @@
 """drafts: what a model last said of each case, for looking at: its segmentation, its uncertainty, its worst
 slice.
 
-Every inference leaves one, and scoring one of each of the least sure cases, so that a page can show them
-without asking the model again.
+Every inference leaves one, and scoring one of each of the least sure cases, so that a page can show them, and
+a viewer have them, without asking the model again.
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ class Draft:
         x, y, z = about["shape"]
         self.shape: tuple[int, int, int] = (int(x), int(y), int(z))
         self._about, self._file = about, file
+
+    def segmentation(self) -> NDArray[np.uint8]:
+        """Class values `(X, Y, Z)` on the scan's grid; OSError, ValueError or KeyError for a damaged file."""
+        try:
+            (found,) = _arrays(self._file, ("segmentation",))
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"The draft {self._file.name} is damaged.") from error
+        return found
 
     def volumes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Class values, and uncertainty with 255 for 1, both `(X, Y, Z)` uint8 on the scan's grid."""

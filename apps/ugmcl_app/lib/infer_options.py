@@ -27,12 +27,14 @@ class InferOptions:
         mc_samples: Monte Carlo passes, 1 to 64.
         extension: Of the result files, one of `EXTENSIONS`; the image's own if none is asked for, as stock.
         dtype: Of the label, one of `RESULT_DTYPES`; None: uint8.
+        fresh: Whether the model is asked even where what it says of the case is kept.
     """
 
     uncertainty: bool = False
     mc_samples: int = DEFAULT_MC_SAMPLES
     extension: str = DEFAULT_EXTENSION
     dtype: str | None = None
+    fresh: bool = False
 
     @classmethod
     def of(cls, request: dict[str, Any]) -> InferOptions:
@@ -50,6 +52,7 @@ class InferOptions:
                 or DEFAULT_EXTENSION
             ),
             _dtype(request.get("result_dtype")),
+            _boolean("fresh", request.get("fresh", False)),
         )
 
 

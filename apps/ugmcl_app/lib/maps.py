@@ -85,8 +85,30 @@ class MapStore:
             summary: `UncertaintySummary.to_dict()` of it.
             seed: Of its dropout masks.
         """
-        path = self._folder / f"{file_name_of(image_id)}.{uuid.uuid4().hex[:12]}{_EXTENSION}"
+        path = self._new_file(image_id)
         write_map(path, values, affine)
+        return self._enter(image_id, image, path, model_version, summary, seed)
+
+    def take(
+        self,
+        image_id: str,
+        image: Path,
+        file: Path,
+        model_version: str,
+        summary: dict[str, Any],
+        seed: int = 0,
+    ) -> StoredMap:
+        """As `keep`, of a `.nii.gz` that `write_map` wrote on the same file system; it is moved."""
+        path = self._new_file(image_id)
+        file.replace(path)
+        return self._enter(image_id, image, path, model_version, summary, seed)
+
+    def _new_file(self, image_id: str) -> Path:
+        return self._folder / f"{file_name_of(image_id)}.{uuid.uuid4().hex[:12]}{_EXTENSION}"
+
+    def _enter(
+        self, image_id: str, image: Path, path: Path, model_version: str, summary: dict[str, Any], seed: int
+    ) -> StoredMap:
         row: dict[str, Any] = {
             "case_id": image_id,
             "file": path.name,

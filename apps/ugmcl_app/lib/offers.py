@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .catalogue import cases, leases, readers, readings
+from .catalogue import batch_rows, cases, leases, readers, readings
 from .catalogue.database import Database
 from .catalogue.schema import PRESENT, Case, Lease
 from .datastore import FolderDatastore
@@ -54,10 +54,14 @@ class CaseOffers:
         datastore: The project's scans.
         database: Its catalogue.
         lease_s: Seconds without a sign of life after which a case is free again.
+        batch: Size of the diverse batch that the order `rank` offers first; 0: there is none.
     """
 
-    def __init__(self, datastore: FolderDatastore, database: Database, lease_s: float) -> None:
+    def __init__(
+        self, datastore: FolderDatastore, database: Database, lease_s: float, batch: int = 0
+    ) -> None:
         self._datastore, self._database, self._lease_s = datastore, database, lease_s
+        self._batch = batch
 
     def next(self, reader: str, strategy: str, order: str) -> Offer | None:
         """The case for a reader now; None when nothing is left for them.
@@ -211,6 +215,7 @@ class CaseOffers:
         tries = [
             *([mine.where(Case.id.in_(own)).order_by(*by_rank)] if own else []),
             *(free.where(Case.id == case_id) for case_id in chances),
+            *(self._from_batch(session, free) if order == "rank" else []),
             free.order_by(*by_rank) if order == "rank" else free.order_by(Case.id),
         ]
         for rows in tries:
@@ -224,6 +229,16 @@ class CaseOffers:
         # None, or one that another transaction had locked just then, and that may turn out to be free.
         missed = session.scalar(mine.where(_for_anyone_or(reader)).limit(1))
         return None if missed is None else Offer(missed.id, None)
+
+    def _from_batch(self, session: Session, free: Select[Case]) -> list[Select[Case]]:
+        """Before the order by score: what was moved up by hand, then the batch in its own order."""
+        places = batch_rows.present_batch(session, self._batch) if self._batch else {}
+        if not places:
+            return []
+        return [
+            free.where(Case.priority > 0).order_by(Case.priority.desc(), Case.rank_score.desc(), Case.id),
+            free.where(Case.priority == 0, Case.id.in_(places)).order_by(case(places, value=Case.id)),
+        ]
 
     def _shared(self, reader: str) -> Offer | None:
         """Everything that is left is in work, assigned or skipped: the case given out longest ago, to share;

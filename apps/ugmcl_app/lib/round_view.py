@@ -139,7 +139,7 @@ def _shown(job: Job) -> dict[str, Any]:
         "id": job.id,
         "kind": job.kind,
         "status": job.status,
-        "request": {key: value for key, value in job.request.items() if key != "touches"},
+        "request": {key: value for key, value in job.request.items() if key not in ("touches", "cases")},
         "progress": {key: value for key, value in job.progress.items() if key != "lines"},
         "reason": job.reason,
         "attempts": job.attempts,

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from .batches import Batches
 from .drafts import DraftStore
 from .heartbeat import Heartbeat
+from .maps import MapStore
 from .pool import scan_version
 from .precedence import lock_file
 from .registry import ModelRegistry
@@ -62,7 +64,10 @@ class PoolScoring:
     ) -> None:
         self._datastore, self._registry, self._scores, self._settings = datastore, registry, scores, settings
         self._drafts, self._fresh_drafts = DraftStore(workspace), Path(workspace.training) / "drafts"
+        self._maps = MapStore(workspace)
         self._jobs = ScoreJobs(workspace.database)
+        size = settings.diverse_batch
+        self._batches = Batches(workspace.database, size) if size else None
         self._inference_lock = lock_file(workspace.root)
         self._job_file = Path(workspace.training) / "score.json"
         self._progress = {"scored": 0, "cases": 0}
@@ -125,6 +130,7 @@ class PoolScoring:
             try:
                 if ready and self._score_missing():
                     continue
+                self._renew_batch(complete=False)
             except Exception:  # e.g. a full disk; scores are a convenience, so say so and try again later
                 logger.exception("Scoring the unlabeled cases failed; it is tried again.")
             with self._changed:
@@ -147,10 +153,14 @@ class PoolScoring:
         # The stalest first: rounds that follow each other faster than a large pool is scored must not leave
         # its last cases without a score forever.
         missing = self._scores.missing(pool, version)
+        if self._batches is not None:
+            unseen = self._batches.missing(pool, version).difference(missing)
+            missing += sorted(unseen)
         latest = self._scores.latest(missing)
         missing.sort(key=lambda i: latest[i].model_version if i in latest else "")  # versions sort by age
         self._looking_s = time.monotonic() - begun
         if not missing:
+            self._renew_batch(complete=True)
             return False
         job_id = self._jobs.take(version)
         if job_id is None:
@@ -192,6 +202,11 @@ class PoolScoring:
         pause_s = min(2 * known.pause_s, LONGEST_PAUSE_S) if known and again else FIRST_PAUSE_S
         self._skipped[image_id] = _Skipped(scan, time.monotonic() + pause_s, pause_s)
 
+    def _renew_batch(self, complete: bool) -> None:
+        version = self._registry.published()
+        if self._batches is not None and version is not None:
+            self._batches.renew(version, complete)
+
     def _prepare(self, version: str, scans: dict[str, str]) -> WorkerProcess:
         cases = [{"id": image_id, "image": self._files[image_id]} for image_id in scans]
         job = {
@@ -202,6 +217,7 @@ class PoolScoring:
             "threads": self._settings.threads,
             "inference_lock": str(self._inference_lock),
             "mc_samples": 8,
+            "features": self._batches is not None,
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
         }
@@ -216,11 +232,22 @@ class PoolScoring:
             self._begun = event["id"] if event["event"] == "begun" else None
             if event["event"] == "score":
                 self._scores.put(event["id"], event["score"], version, scans[event["id"]])
+                if self._batches is not None and event["features"] is not None:
+                    self._batches.put(event["id"], version, scans[event["id"]], event["features"])
                 self._progress = {**self._progress, "scored": self._progress["scored"] + 1}
             elif event["event"] == "draft":
-                self._drafts.take(event["id"], Path(event["draft"]))
+                self._take_draft(event, version, scans[event["id"]])
             elif event["event"] == "skipped":
                 self._skip(event["id"], scans[event["id"]])
 
         arguments = ["score", "--job", str(self._job_file)]
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)
+
+    def _take_draft(self, event: Event, version: str, scan: str) -> None:
+        """Keep what the worker made of a case: a reader who asks for it need not wait for the model."""
+        image, map_file = Path(self._files[event["id"]]), Path(event["map"])
+        self._drafts.take(event["id"], Path(event["draft"]))
+        if scan_version(image) == scan:
+            self._maps.take(event["id"], image, map_file, version, event["summary"])
+        else:  # the scan was replaced meanwhile
+            map_file.unlink(missing_ok=True)

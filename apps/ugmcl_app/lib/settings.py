@@ -126,6 +126,8 @@ class AppSettings:
     """Accept all-zero labels without `params.no_finding`, for viewers that cannot send it."""
     lease_s: float = _option(3600.0, _number(float, 1))
     """Seconds for which a case belongs to the reader it was offered to, from the last sign of life."""
+    diverse_batch: int = _option(0, _number(int, 0))
+    """Cases of a batch that is uncertain and diverse, offered by `most_uncertain`; 0: by score alone."""
     agreement_dice: float = _option(AGREEMENT_DICE, _share)
     """Dice in [0, 1] that every class of every two readers must reach for their case to be decided."""
     round_seconds: float = _option(90.0, _number(float, 1))

@@ -16,7 +16,7 @@ from ugmcl.inference import Predictor
 from ugmcl.volume import Volume
 
 from .drafts import write_draft
-from .volumes import read_volume
+from .volumes import read_volume, write_map
 
 if TYPE_CHECKING:
     from .worker import EventStream
@@ -33,9 +33,11 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
 
     Args:
         job: `model` (checkpoint file), `version` (of the model), `device`, `threads`, `mc_samples`, `seed`,
-            `cases` [{`id`, `image`}], and, if drafts are wanted, `drafts`: the folder to leave them in.
-        emit: Receives `begun` events with `id`, then `score` with `id` and `score` in [0, 1] or `skipped`;
-            after some scores `draft` with `id` and `draft`, a file; and a `result` at the end.
+            `cases` [{`id`, `image`}], `features` (whether they are wanted), and, if drafts are wanted,
+            `drafts`: the folder to leave them in.
+        emit: Receives `begun` events with `id`, then `score` with `id`, `score` in [0, 1] and
+            `features` (`CaseScore.features` as a list, or None) or `skipped`; after some scores `draft` with
+            `id`, the files `draft` and `map`, and the map's `summary`; and a `result` at the end.
     """
     if job["threads"] > 0:
         torch.set_num_threads(job["threads"])
@@ -49,7 +51,8 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
         except Exception as error:  # a scan too large for the memory, say, must not keep the others waiting
             emit("skipped", id=case["id"], reason=str(error) or type(error).__name__)
             continue
-        emit("score", id=case["id"], score=found.score)
+        features = found.features.tolist() if job.get("features") else None
+        emit("score", id=case["id"], score=found.score, features=features)
         scored += 1
         if job.get("drafts") and heapq.heappushpop(highest, found.score) < found.score:
             _draft(job, number, volume, predictor, emit)
@@ -57,12 +60,17 @@ def score_cases(job: dict[str, Any], emit: EventStream) -> None:
 
 
 def _draft(job: dict[str, Any], number: int, volume: Volume, predictor: Predictor, emit: EventStream) -> None:
-    """Leave the draft of a case for the server, which moves it to its place."""
+    """Leave the draft and the map of a case for the server, which moves them to their places."""
     case, file = job["cases"][number], Path(job["drafts"]) / f"{os.getpid()}-{number}.zip"
+    map_file = file.with_suffix(".nii.gz")
     try:
         prediction = predictor.predict(volume, mc_samples=job["mc_samples"], seed=job["seed"])
+        assert prediction.uncertainty is not None
+        assert prediction.summary is not None
         write_draft(file, Path(case["image"]), volume, prediction, job["version"])
+        write_map(map_file, prediction.uncertainty, volume.affine)
     except Exception:  # e.g. a full disk; a draft is for looking at, the score is what is wanted
         logger.warning("The draft of a case could not be made.")
         return
-    emit("draft", id=case["id"], draft=str(file))
+    summary = prediction.summary.to_dict()
+    emit("draft", id=case["id"], draft=str(file), map=str(map_file), summary=summary)

@@ -123,6 +123,8 @@ class Workspace:
         """One uncertainty map a case."""
         self.drafts = self.root / "drafts"
         """What a model last said of each case, for looking at."""
+        self.exports = self.root / "exports"
+        """What was exported, a folder each; those that are not complete yet are hidden."""
         self.training = self.root / "training"
         """Resumable states of rounds."""
         self.models_file = self.root / "models.json"

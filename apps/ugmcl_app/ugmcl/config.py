@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .plain_values import built, choice, plain, require
+from .schedules import teacher_memory
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,9 @@ class TrainConfig:
     """Factor on the peak rate when a round starts from the published model, in (0, 1] [M]."""
     ema_decay: float = 0.99
     """Teacher = decay x teacher + (1 - decay) x student, decay at most 1 - 1/(step + 1) [C]; in [0, 1)."""
+    ema_share: float = 0.05
+    """The teacher remembers at most this share of a run's steps, in (0, 1]: decay at most 1 - 1/(share x
+    steps). Short rounds would otherwise publish an average that still holds their first steps [M]; 1 [P]."""
     teacher_buffers: str = "ema"
     """"ema": normalization buffers are averaged like weights and the teacher normalizes with them;
     "published": the teacher keeps its own buffers, fed by its noisy training-mode passes [C]."""
@@ -230,6 +234,7 @@ class TrainConfig:
         for name in ("steps", "min_steps", "labeled_batch", "unlabeled_batch", "mc_samples"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+        require(0 < self.ema_share <= 1, f"ema_share is {self.ema_share}; it must lie in (0, 1].")
         require(0 <= self.foreground_crops <= 1, f"foreground_crops is {self.foreground_crops}; need [0, 1].")
         require(self.gradient_clip >= 0, f"gradient_clip is {self.gradient_clip}; it must not be negative.")
         require(self.pool_mib >= 16, f"pool_mib is {self.pool_mib}; it must be at least 16.")
@@ -350,6 +355,8 @@ class Config:
         """
         values = self.to_dict()
         del values["infer"]
+        if teacher_memory(self.train.steps, self.train.ema_share) >= self.train.ema_decay:
+            del values["train"]["ema_share"]  # has no effect, as in runs from before it came
         for section, later in LATER_VALUES.items():
             kept = values[section].items()
             values[section] = {name: value for name, value in kept if (name, value) not in later.items()}

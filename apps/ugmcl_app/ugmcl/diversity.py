@@ -29,13 +29,22 @@ def most_uncertain(scores: Sequence[float], size: int) -> list[int]:
     return order[:size]
 
 
+def uncertain_part(total: int, size: int, share: float = UNCERTAIN_SHARE) -> int:
+    """How many of the most uncertain of `total` cases a batch of `size` is chosen from."""
+    return max(math.ceil(share * total), LEAST_CHOICE * size)
+
+
 def most_uncertain_diverse(
-    scores: Sequence[float], features: NDArray[np.floating[Any]], size: int, share: float = UNCERTAIN_SHARE
+    scores: Sequence[float],
+    features: NDArray[np.floating[Any]],
+    size: int,
+    share: float = UNCERTAIN_SHARE,
+    chosen: NDArray[np.floating[Any]] | None = None,
 ) -> list[int]:
     """A batch spread out over the most uncertain part of the pool: k-center, greedily.
 
-    The first is the most uncertain case; each further one is, of the uncertain part, the case farthest from
-    its nearest neighbor in the batch; of equally far ones the more uncertain.
+    The first is the most uncertain case, unless some are `chosen`; each further one is, of the uncertain
+    part, the case farthest from its nearest neighbor in the batch; of equally far ones the more uncertain.
 
     Args:
         scores: Higher = less sure, one a case.
@@ -43,6 +52,7 @@ def most_uncertain_diverse(
         size: Of the batch, >= 0; more than there are gives all.
         share: Which part of the pool counts as uncertain, in (0, 1]; at least `LEAST_CHOICE` cases for each
             place in the batch do.
+        chosen: `(M, C)`, the features of cases that count as the batch's beginning; none by default.
 
     Returns:
         Indices into `scores`, in the order in which they were chosen.
@@ -58,12 +68,14 @@ def most_uncertain_diverse(
         raise ValueError(
             f"Features of shape {values.shape} do not fit {len(scores)} scores; give (N, C) for N scores."
         )
-    part = most_uncertain(scores, max(math.ceil(share * len(scores)), LEAST_CHOICE * size))
-    batch = part[: min(1, size)]
+    part = most_uncertain(scores, uncertain_part(len(scores), size, share))
+    choice = values[part]
     nearest = np.full(len(part), np.inf)
-    while len(batch) < min(size, len(part)):
-        nearest = np.minimum(nearest, np.linalg.norm(values[part] - values[batch[-1]], axis=1))
-        taken = [part.index(index) for index in batch]
+    for center in () if chosen is None else np.asarray(chosen, dtype=np.float64):
+        nearest = np.minimum(nearest, np.linalg.norm(choice - center, axis=1))
+    taken: list[int] = []
+    while len(taken) < min(size, len(part)):
+        taken.append(int(nearest.argmax()))  # the first of equals: `part` is in order of the score
+        nearest = np.minimum(nearest, np.linalg.norm(choice - choice[taken[-1]], axis=1))
         nearest[taken] = -1.0
-        batch.append(part[int(nearest.argmax())])  # the first of equals: `part` is in order of the score
-    return batch
+    return [part[place] for place in taken]

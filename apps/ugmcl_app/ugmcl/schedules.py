@@ -23,6 +23,19 @@ def certainty_threshold(step: int, length: float, start: float = 0.75) -> float:
     return start + (1.0 - start) * gaussian_rampup(step, length)
 
 
+def teacher_memory(steps: int, share: float) -> float:
+    """The decay of an average that remembers `share` of a run's steps: 1 - 1/(share x steps), at least 0.
+
+    Args:
+        steps: Of the run, >= 1.
+        share: In (0, 1].
+
+    Source: an exponential average weighs the last 1/(1 - decay) steps (Tarvainen & Valpola 2017); the share
+    is measured, see docs/results.md.
+    """
+    return max(0.0, 1.0 - 1.0 / (share * steps))
+
+
 def one_cycle_factor(
     step: int, steps: int, warmup: float = 0.15, start: float = 1 / 25, end: float = 1e-4
 ) -> float:

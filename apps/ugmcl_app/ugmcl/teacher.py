@@ -28,9 +28,13 @@ class MeanTeacher:
         self.network.train(buffers == "published")
 
     @torch.no_grad()
-    def update(self, student: DualTaskVNet, step: int) -> None:
-        """Move towards the student; the decay is at most 1 - 1/(step + 1): early steps forget the start."""
-        keep = min(1.0 - 1.0 / (step + 1), self.decay)
+    def update(self, student: DualTaskVNet, step: int, at_most: float = 1.0) -> None:
+        """Move towards the student.
+
+        The decay is at most 1 - 1/(step + 1), so that early steps forget the start, and at most `at_most`
+        (`schedules.teacher_memory`).
+        """
+        keep = min(1.0 - 1.0 / (step + 1), self.decay, at_most)
         ours: list[Tensor] = list(self.network.parameters())
         theirs: list[Tensor] = [weight.detach() for weight in student.parameters()]
         torch._foreach_mul_(ours, keep)

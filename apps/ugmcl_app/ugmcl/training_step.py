@@ -18,7 +18,13 @@ from torch import Tensor
 from .augmentation import clamped_noise, strong_intensity
 from .losses import consistency_terms, entropy_loss, mixed_loss, supervised_loss, total_loss
 from .sampling import TwoStreamSampler
-from .schedules import certainty_threshold, gaussian_rampup, one_cycle_factor, step_decay_factor
+from .schedules import (
+    certainty_threshold,
+    gaussian_rampup,
+    one_cycle_factor,
+    step_decay_factor,
+    teacher_memory,
+)
 from .training_state import TrainingState
 from .types import Batch, DualTaskOutput, LossTerms
 from .uncertainty import StochasticPasses, certainty_weights, normalized_entropy, stochastic_passes
@@ -218,4 +224,4 @@ def _descend(run: TrainingState, loss: Tensor) -> None:
         torch.nn.utils.clip_grad_norm_(run.student.parameters(), train.gradient_clip)
     run.optimizer.step()
     if run.config.has_teacher:
-        run.teacher.update(run.student, run.step)
+        run.teacher.update(run.student, run.step, teacher_memory(run.steps, train.ema_share))

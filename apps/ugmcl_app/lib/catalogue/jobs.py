@@ -19,9 +19,10 @@ from .schema import Counter, Job
 QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING, PAUSED)
-TRAIN, SCORE = "train", "score"
-PRIORITY = {TRAIN: 10, SCORE: 0}
-"""Training goes before scoring; an interactive inference goes before both and is no job."""
+TRAIN, SCORE, EXPORT = "train", "score", "export"
+PRIORITY = {TRAIN: 10, EXPORT: 5, SCORE: 0}
+"""Training goes before scoring; an interactive inference goes before both and is no job. An export
+copies files and shares no device with them."""
 KEPT_JOBS = 200
 """Ended jobs of a kind that stay listed."""
 

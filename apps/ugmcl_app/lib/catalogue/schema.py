@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Ids are ordered byte by byte in both databases; PostgreSQL's default would be that of a language.
@@ -202,6 +214,28 @@ class CaseScore(Base):
     scan: Mapped[str] = mapped_column(Text)
     """The `pool.scan_version` of the scan that was scored."""
     scored_at: Mapped[float] = mapped_column(Float(53), index=True)
+
+
+class CaseFeatures(Base):
+    """What the newest model that scored a case sees in it."""
+
+    __tablename__ = "features"
+    case_id: Mapped[str] = mapped_column(Name, primary_key=True)
+    model_version: Mapped[str] = mapped_column(Text, index=True)
+    scan: Mapped[str] = mapped_column(Text)
+    """The `pool.scan_version` of the scan."""
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    """Little-endian float32."""
+
+
+class BatchPlace(Base):
+    """A case chosen for a diverse batch of the model version that last chose one."""
+
+    __tablename__ = "batch_places"
+    case_id: Mapped[str] = mapped_column(Name, primary_key=True)
+    model_version: Mapped[str] = mapped_column(Text)
+    place: Mapped[int] = mapped_column(unique=True)
+    """In the order in which the cases were chosen."""
 
 
 class SplitRole(Base):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration in `migrations/versions`; a test compares the two."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_314_220_041

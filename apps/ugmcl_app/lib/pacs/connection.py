@@ -51,7 +51,11 @@ class PacsConnection:
     """A pool of connections to one service. Thread-safe; close it in the end."""
 
     def __init__(self, settings: PacsSettings, sleep: Callable[[float], None] = time.sleep) -> None:
-        """`sleep` waits between attempts; a server that stops may give one that ends early by raising."""
+        """`sleep` waits between attempts; a server that stops may give one that ends early by raising.
+
+        Raises:
+            ValueError: For certificates of the settings that cannot be read.
+        """
         self.settings = settings
         self._sleep = sleep
         self._client = httpx.Client(**_client_options(settings))
@@ -168,7 +172,10 @@ class PacsConnection:
     def _without_answer(self, path: str, error: httpx.HTTPError) -> PacsError:
         place = f"The PACS at {self.settings.root}"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return PacsRefused(f"{place} shows an unknown certificate; give its authority as ca_file.")
+            return PacsRefused(
+                f"{place} shows a certificate that is not trusted ({_distrust(error)}); give the file of its "
+                "authority as pacs_ca_file, or correct the address."
+            )
         reason = "cannot be reached"
         if isinstance(error, httpx.TimeoutException):
             reason = "gave no answer in time"
@@ -191,11 +198,28 @@ def _client_options(settings: PacsSettings) -> dict[str, Any]:
 
 
 def _tls(settings: PacsSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"The file {settings.ca_file} for the PACS connection holds no certificate that can be read; "
+            "give a PEM file, which begins with -----BEGIN CERTIFICATE-----."
+        ) from error
     if settings.client_certificate is not None:
         key = str(settings.client_key) if settings.client_key else None
-        context.load_cert_chain(str(settings.client_certificate), key)
+        try:
+            context.load_cert_chain(str(settings.client_certificate), key)
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"The client certificate {settings.client_certificate} for the PACS connection cannot be "
+                "used with its key; give PEM files of one pair, the key without a passphrase."
+            ) from error
     return context
+
+
+def _distrust(error: httpx.HTTPError) -> str:
+    """Why a certificate is not trusted, in OpenSSL's words."""
+    return str(error).rpartition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".")
 
 
 def _retry_after_s(value: str | None) -> float:
