@@ -236,6 +236,23 @@ def test_the_bands_are_the_map_in_three_steps(tasks: Project, scans: Path) -> No
     assert "inference" not in again.params["latencies"]  # the kept map was used
 
 
+def test_bands_ask_the_model_only_where_nothing_is_kept_or_fresh_ones_are_wanted(
+    tasks: Project, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, asked = tasks.model.get(), list[int]()
+    assert live is not None
+    predict = live[1].predict
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(live[1], "predict", counted)
+    for params, times in (({}, 1), ({}, 1), ({"fresh": True}, 2)):
+        tasks.bands.run(request(scans, **params))
+        assert len(asked) == times
+
+
 def test_bands_of_a_map_that_is_just_being_replaced_are_made_anew(
     tasks: Project, scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,8 +261,8 @@ def test_bands_of_a_map_that_is_just_being_replaced_are_made_anew(
 
     def too_late(image_id: str, image: Path) -> StoredMap | None:
         kept = find(image_id, image)
-        assert kept is not None
-        kept.path.unlink()
+        if kept is not None:
+            kept.path.unlink()
         return kept
 
     monkeypatch.setattr(tasks.maps, "find", too_late)

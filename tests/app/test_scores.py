@@ -229,7 +229,11 @@ def test_a_scan_that_could_not_be_scored_is_tried_again_after_a_while(
     registry = ModelRegistry(workspace)
     registry.publish(registry.add(tiny_checkpoint(), "r0001", None, {}))
     pool = scoring_of(Studies(tmp_path / "studies", count=1), registry)
+    (workspace.training / "drafts").mkdir()
+    for stray in ("123-0.zip", "123-0.nii.gz"):
+        (workspace.training / "drafts" / stray).write_bytes(b"of a worker that was killed")
     pool._score_missing()
+    assert list((workspace.training / "drafts").iterdir()) == []
     for passed, tried in ((599.0, 1), (2.0, 2), (1199.0, 2), (2.0, 3)):
         clock[0] += passed
         pool._score_missing()

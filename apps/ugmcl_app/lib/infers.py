@@ -262,7 +262,8 @@ class UncertaintyBandsInfer(InferTask):  # type: ignore[misc]
         version, _ = self._segmentation._live()
         image, image_id = Path(request["image"]), request.get("image_id")
         start = time.perf_counter()
-        kept = self._maps.find(image_id, image) if image_id is not None else None
+        ask_anew = image_id is None or options.fresh
+        kept = None if ask_anew else self._maps.find(str(image_id), image)
         values: NDArray[Any] | None = None
         if kept is not None and (kept.model_version, kept.mc_samples) == (version, options.mc_samples):
             with contextlib.suppress(UnusableImage):  # another inference has just replaced it: made again

@@ -221,7 +221,7 @@ class PoolScoring:
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
         }
-        for stray in self._fresh_drafts.glob("*.zip"):  # of a worker that was killed; one scores at a time
+        for stray in self._fresh_drafts.glob("[0-9]*"):  # of a worker that was killed; one scores at a time
             stray.unlink(missing_ok=True)
         self._job_file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(self._job_file, job)
