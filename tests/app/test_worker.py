@@ -18,12 +18,15 @@ import nibabel
 import numpy as np
 import pytest
 
+from lib import worker_compare
 from lib.round_record import TRAIN, VALIDATE
 from lib.worker_compare import compare
+from lib.worker_labels import label_loader, take_labels
 from lib.worker_process import APP_FOLDER, Event, WorkerOutcome, WorkerProcess, worker_environment
 from lib.workspace import Workspace
 from tests.app.round_support import EDGE, Studies, WorkerHere, keep_tiny_config, tiny_checkpoint, work_folder
 from ugmcl.checkpoint import load_checkpoint, save_checkpoint
+from ugmcl.sampling import TrainingCase
 
 
 @pytest.fixture
@@ -258,6 +261,36 @@ def test_a_model_that_went_live_during_a_round_is_measured_as_the_one_before_it(
     found: list[Any] = []
     compare({**job, "labels": ["heart"], "cases": []}, lambda event, **values: found.append(values))  # type: ignore[arg-type]
     assert found == [{"published_before": None}], "a model of other classes cannot be compared with"
+
+
+def test_the_live_model_is_measured_anew_only_when_a_validation_case_changed(
+    studies: Studies, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(studies, workspace, published_version="v1")
+    work_folder(workspace).mkdir(parents=True, exist_ok=True)
+    measured: list[list[str]] = []
+
+    def measure(model: Any, cases: list[TrainingCase], *_: Any) -> dict[str, float]:
+        measured.append([case.id for case in cases])
+        return {"dice": 0.5 + len(measured) / 8, "hd95_mm": 1.0}
+
+    monkeypatch.setattr(worker_compare, "_measure", measure)
+
+    def dice() -> float:
+        taken = take_labels(job, work_folder(workspace))
+        means = worker_compare.published_before(
+            job, tiny_checkpoint(), taken, label_loader(["foreground"]), "cpu"
+        )
+        assert means is not None
+        return means["dice"]
+
+    [validates] = [case["id"] for case in job["labeled"] if case["role"] == VALIDATE]
+    assert (dice(), dice()) == (0.625, 0.625)
+    studies.add_image(validates, 17)  # another scan under the same name, the same label
+    assert (dice(), dice()) == (0.75, 0.75)
+    studies.save_label(validates, 17)
+    assert dice() == 0.875
+    assert measured == [[validates]] * 3
 
 
 def test_scoring_names_every_case_or_why_it_was_skipped(studies: Studies, workspace: Workspace) -> None:

@@ -47,7 +47,7 @@ def test_requests_during_a_round_get_one_waiting_round(make_project: MakeProject
 
 def test_a_round_asked_for_while_one_runs_follows_it_and_both_end_well(make_project: MakeProject) -> None:
     project = make_project("phantoms", 4)
-    project.set_training(steps=300, min_steps=300)
+    project.set_training(steps=200, min_steps=200)
     first, second = project.ids[:2]
     with serving(project, "--conf", "debounce_s", "0.2") as server:
         assert server.submit(first).status_code == 200
@@ -71,7 +71,7 @@ def test_a_round_asked_for_while_one_runs_follows_it_and_both_end_well(make_proj
 def test_a_server_killed_in_a_round_takes_it_up_again(make_project: MakeProject) -> None:
     """kill -9, restart: no label is lost, the steps made are kept, the next round ends with all labels."""
     project = make_project("phantoms", 5)
-    project.set_training(steps=300, min_steps=300, save_every_s=0.2)
+    project.set_training(steps=200, min_steps=200, save_every_s=0.2)
     before, during = project.ids[:2], project.ids[2]
     state = project.workspace / "training" / "work" / "state.pt"
     with serving(project, "--conf", "debounce_s", "0.2") as server:

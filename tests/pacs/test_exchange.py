@@ -82,6 +82,30 @@ def test_each_version_is_sent_once_also_after_a_restart(
         again.close()
 
 
+def test_another_server_does_not_take_a_label_that_was_sent_or_taken_before_for_a_new_one(
+    pacs: SmallPacs, project: PacsProjectInTest, series: list[Dataset]
+) -> None:
+    case_id, other = uid_of(series), PacsProjectInTest(project.url, project.folder)
+    try:
+        other.look()
+        project.submit(case_id)
+        project.turn()
+        assert len(stored_segs(pacs)) == 1
+        second = project.submit(case_id, seed=1)
+        other.turn()  # it sees the first one in the PACS, which is not the label any more
+        assert np.array_equal(current_label(project, case_id), second)
+        _, seg = expert_seg(series, BY_HAND, seed=2)
+        pacs.add([seg])
+        project.turn()
+        assert project.store.label_history(case_id)[-1]["info"]["dicom_seg"] == seg.SOPInstanceUID
+        corrected = project.submit(case_id, seed=3)
+        other.turn()
+        assert np.array_equal(current_label(project, case_id), corrected)
+        assert len(project.store.label_history(case_id)) == 4
+    finally:
+        other.close()
+
+
 def test_label_saved_while_the_pacs_is_away_is_delivered_when_it_is_back(
     pacs: SmallPacs, project: PacsProjectInTest, series: list[Dataset]
 ) -> None:

@@ -34,6 +34,8 @@ UNUSED_PACKAGES = (
     "cv2",
     "itk",
     "torchvision",
+    "matplotlib",
+    "scipy.signal",
 )
 PARENT_POLL_S = 1.0
 ORPHAN_GRACE_S = 30.0

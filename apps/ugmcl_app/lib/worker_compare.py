@@ -14,9 +14,11 @@ from ugmcl.metrics import average
 from ugmcl.sampling import LoadCase, TrainingCase
 from ugmcl.trainer import evaluate
 
+from .pool import scan_version
 from .round_record import VALIDATE
 from .worker_config import published_model
 from .worker_labels import TakenLabels, label_loader
+from .workspace import write_json_atomic
 
 if TYPE_CHECKING:
     from .worker import EventStream
@@ -39,7 +41,10 @@ def published_before(
     cases = taken.cases(VALIDATE)
     if published is None or not cases:
         return None
-    key = {"model": job["published_version"], "cases": {case.id: taken.read[case.id] for case in cases}}
+    key = {
+        "model": job["published_version"],
+        "cases": {case.id: [taken.read[case.id], scan_version(case.image)] for case in cases},
+    }
     file = Path(job["workdir"]) / "published_before.json"
     try:
         stored = json.loads(file.read_text())
@@ -49,7 +54,7 @@ def published_before(
     except (OSError, ValueError, KeyError):
         pass  # not measured yet
     means = _measure(published, cases, load, device, taken.set_aside)
-    file.write_text(json.dumps({"key": key, "means": means}))
+    write_json_atomic(file, {"key": key, "means": means})
     return means
 
 

@@ -15,6 +15,7 @@ from ugmcl.presets import preset
 from ugmcl.sampling import TrainingCase
 
 from .volumes import read_header
+from .workspace import write_json_atomic
 
 GEOMETRY_SAMPLE = 32  # scans whose shape and spacing decide the preset; a median needs no more
 
@@ -42,7 +43,7 @@ def round_config(
         config = preset(job["preset"], job["labels"], shapes, spacings, device)
     budget = float(job["round_seconds"]) if device == "cpu" else 0.0
     config = replace(config, train={"budget_s": budget})
-    file.write_text(json.dumps(config.to_dict(), indent=1))
+    write_json_atomic(file, config.to_dict())
     return config
 
 

@@ -217,8 +217,9 @@ class PacsExchange:
         assert self._datastore is not None
         try:
             read = self._results.read_label(case_id, content)
+            known = read.by_model or self._is_known(case_id, row.uid, read.instance_uid)
             # A viewer may both submit a label here and store it there.
-            if not read.by_model and not self._datastore.has_label(case_id, read.labels):
+            if not known and not self._datastore.has_label(case_id, read.labels):
                 info = {FROM_SERIES: row.uid, "dicom_seg": read.instance_uid, "tool": "PACS"}
                 self._datastore.take_label(case_id, read.labels, info)
                 logger.info("the segmentation %s was taken as a label", row.uid)
@@ -227,6 +228,16 @@ class PacsExchange:
                 self._settle(row, str(refusal.detail))
             return
         self._settle(row)
+
+    def _is_known(self, case_id: str, series: str, instance: str) -> bool:
+        """Whether a SEG is a label that was sent from here, or was taken already, by whichever server and
+        before whichever rebuilding of the catalogue: taken again, it would replace what was saved since."""
+        assert self._datastore is not None
+        return any(
+            version["info"].get("dicom_seg") == instance
+            or self._results.label_series(case_id, version["uid"]) == series
+            for version in self._datastore.label_history(case_id)
+        )
 
     def _settle(self, row: KnownSeries, reason: str | None = None) -> None:
         self._source.note(row._replace(made_of=row.instances, reason=reason))
