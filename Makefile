@@ -138,9 +138,11 @@ bench-load: setup
 bench-scale: setup
 	$(BIN)/python -m server.benchmarks.scale $(BENCH_ARGS)
 
-# The stock side has an environment of its own, build/stock-venv: MONAI 1.5.2 over our packages.
+# The stock side has an environment of its own, build/stock-venv: MONAI 1.5.2 over our packages. The second half
+# is OHIF on screen; it says so where a part of it is not installed (make test-viewers installs them).
 bench-viewers: setup
 	$(BIN)/python -m server.benchmarks.viewers $(BENCH_ARGS)
+	PYTHONPATH=apps/ugmcl_app $(BIN)/python -m tests.viewers.ohif_times
 
 # One seed of everything, the most wanted first. Every run is done once: the same command goes on after any stop.
 # The last 16 cases of the pool validate; the data set's own test cases are not touched.

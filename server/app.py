@@ -111,6 +111,7 @@ def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
         exports,
         health,
         infer,
+        jobs,
         leases,
         models,
         readers,
@@ -126,6 +127,7 @@ def _include_routes(app: FastAPI, settings: ServerSettings) -> None:
     for module in (
         health,
         rounds,
+        jobs,
         models,
         infer,
         uncertainty,

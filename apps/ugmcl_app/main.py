@@ -21,6 +21,7 @@ from lib.drafts import DraftStore
 from lib.errors import Refusal
 from lib.exports import Exports
 from lib.infers import PublishedModel, UGMCLInfer, UncertaintyBandsInfer, remove_result
+from lib.job_queue import JobQueue
 from lib.maps import MapStore
 from lib.offers import CaseOffers, reader_of
 from lib.pacs_answers import PacsAnswers, open_pacs
@@ -53,7 +54,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         registry, scores, rounds, maps: Models, case scores, training rounds, uncertainty maps.
         offers: Which reader gets which case next.
         worklist: The cases page by page.
-        exports: Data sets made of the labels.
+        exports, jobs: Data sets made of the labels; all that waits and runs.
         drafts: What a model last said of each case, for looking at.
         review, history: What the review page shows of a case, and of the project so far.
         pacs: What connects the project to its PACS; None where the studies are a folder.
@@ -108,6 +109,7 @@ class UGMCLApp(PacsAnswers, MONAILabelApp):  # type: ignore[misc]
         self.webhooks = self._open_webhooks(datastore)
         self.rounds = RoundQueue(datastore, self.registry, self.workspace, self.scores, self.settings)
         self.exports = Exports(datastore, self.workspace, self.maps, self.scores)
+        self.jobs = JobQueue(self.workspace.database, self.rounds, self.exports)
         self.review = Review(datastore, self.workspace.database, self.drafts)
         self.history = ReviewHistory(self.rounds, self.registry, self.workspace.database)
         return datastore

@@ -52,7 +52,7 @@ ROWS = {
 SPLITS = ("network", "preprocessing", "model", "encoding", "reading")
 
 # In a process of its own: the server must load the app's modules afresh, as the host wants it.
-_MODEL_OF_SCAN = """
+MODEL_OF_SCAN = """
 import sys
 from pathlib import Path
 import torch
@@ -204,7 +204,7 @@ def run(scan: Path | None, rounds: int, build: Path) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-viewers-", dir=build)))
         first = write_copies(scan, folder / "studies")
         write_copies(scan, folder / "stock-studies")
-        line = [sys.executable, "-c", _MODEL_OF_SCAN, str(folder / "studies"), str(first)]
+        line = [sys.executable, "-c", MODEL_OF_SCAN, str(folder / "studies"), str(first)]
         subprocess.run(line, env=app_environment(), check=True)
         say("Starting both servers, a minute or two ...")
         log = build / "bench-viewers-stock.log"
@@ -268,13 +268,10 @@ def nested(medians: dict[str, float]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The medians as Markdown."""
     lines = ["| wait, ms | all | " + " | ".join(("asking", *SPLITS)) + " |", "|---" * (len(SPLITS) + 3) + "|"]
-    for name, title in (("next", "Next to image"), ("segment", "Segment to overlay")):
-        for side, whose in (("", "ours"), ("stock_", "stock")):
-            parts = found[f"{side}{name}_split_ms"]
-            cells = [f"{parts[part]:.0f}" if part in parts else "-" for part in ("asking", *SPLITS)]
-            lines.append(
-                f"| {title}, {whose} | {found[f'{side}{name}_ms']:.0f} | " + " | ".join(cells) + " |"
-            )
+    for name, title in ROWS.items():
+        parts = found[f"{name}_split_ms"]
+        values = [found[f"{name}_ms"], *(parts.get(part) for part in ("asking", *SPLITS))]
+        lines.append(f"| {title} | " + " | ".join("-" if v is None else f"{v:.0f}" for v in values) + " |")
     return "\n".join(lines)
 
 

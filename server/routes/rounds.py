@@ -55,18 +55,6 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     },
     404: _ONE[404],
 }
-_JOB = {
-    "id": 1,
-    "kind": "train",
-    "status": "running",
-    "request": {"round": "r0001"},
-    "progress": {"step": 40, "steps": 180, "eta_s": 61.0},
-    "reason": "",
-    "attempts": 1,
-    "created_at": 1769851800.0,
-    "started_at": 1769851805.0,
-    "finished_at": None,
-}
 
 
 @router.get(
@@ -120,12 +108,3 @@ def pause(round_id: str) -> dict[str, Any]:
 def resume(round_id: str) -> dict[str, Any]:
     running_app().rounds.resume(round_id)
     return one(round_id)
-
-
-@router.get(
-    "/jobs",
-    summary="Training and scoring as the server's jobs, oldest first",
-    responses={200: {"content": {"application/json": {"example": {"jobs": [_JOB]}}}}},
-)
-def jobs() -> dict[str, Any]:
-    return {"jobs": running_app().rounds.jobs()}

@@ -419,6 +419,38 @@ def test_an_export_cut_off_after_its_last_file_is_done_and_not_written_again(
     assert exports.find(export_id)["status"] == "done"
 
 
+@ON_SQLITE
+def test_files_whose_plan_is_gone_are_not_mixed_with_newer_labels(
+    exports: Exports, store: FolderDatastore, workspace: Workspace
+) -> None:
+    export_id = exports.request({})["id"]
+    growing = exports._folders.claim(export_id, 0)
+    (growing / "labels").mkdir()
+    (growing / "labels" / "a.nii.gz").write_bytes(b"an older version")
+    assert exports._work()
+    label = exports.folder_of(export_id) / "labels" / "a.nii.gz"
+    assert hashlib.sha256(label.read_bytes()).hexdigest() == store.final_labels()["a"]
+
+
+@ON_SQLITE
+def test_who_lost_the_folder_in_the_middle_completes_nothing(
+    exports: Exports, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export_writer.ExportWriter._write_case
+
+    def taken_over(*arguments: Any) -> Any:
+        growing = arguments[1]
+        if growing.name.endswith(".1") and arguments[3].id == "b":
+            growing.rename(growing.with_name(growing.name[:-1] + "2"))
+        return real(*arguments)
+
+    monkeypatch.setattr(export_writer.ExportWriter, "_write_case", taken_over)
+    export_id = exports.request({})["id"]
+    assert exports._work()
+    assert exports.find(export_id)["status"] == "failed"
+    assert not (workspace.exports / export_id).exists()
+
+
 def test_a_former_owner_that_is_only_slow_writes_elsewhere_and_ends_nothing(
     exports: Exports, workspace: Workspace, store: FolderDatastore
 ) -> None:

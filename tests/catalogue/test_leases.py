@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from lib import offers
+from lib.catalogue import batch_rows
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
 from lib.offers import CaseOffers, reader_of
@@ -211,7 +212,8 @@ class Reading(RuleBasedStateMachine):
         self.clock = Clock()
         offers.time = self.clock  # type: ignore[assignment]
         self.stores = [open_store(self.scans, self.workspace) for _ in range(2)]
-        self.desks = [CaseOffers(store, store._database, 100.0) for store in self.stores]
+        # One server offers batches, the other one does not: that changes the order, and nothing else.
+        self.desks = [CaseOffers(self.stores[i], self.stores[i]._database, 100.0, 2 * i) for i in range(2)]
         other = write_nifti(self.scans.parent / "other.nii.gz", np.roll(block(), 4, axis=0))
         self.files = [label_file(self.scans.parent), other]
         for case in CASES:  # whatever the run before has left
@@ -270,6 +272,20 @@ class Reading(RuleBasedStateMachine):
             assert offer.id not in full, "more readers than the case wants"
         assert offer.expires_at is not None
         self.own[reader] = (offer.id, offer.expires_at)
+
+    @rule(batch=st.permutations(CASES))
+    def choose_a_batch(self, batch: list[str]) -> None:
+        self.stores[0]._database.write(lambda session: batch_rows.choose(session, batch[:2], "v1"))
+
+    @rule(server=SERVERS, number=READERS)
+    def heartbeat(self, server: int, number: int) -> None:
+        reader = self.readers[number]
+        held = self.own.get(reader)
+        if held is None:
+            with pytest.raises(Refusal, match="is not leased to"):
+                self.desks[server].heartbeat("no case", reader)
+        elif held[1] > self.clock.now:
+            self.own[reader] = (held[0], self.desks[server].heartbeat(held[0], reader).expires_at or 0.0)
 
     @rule(server=SERVERS, number=READERS, skipped=st.booleans())
     def give_back(self, server: int, number: int, skipped: bool) -> None:

@@ -193,6 +193,29 @@ def test_one_process_scores_at_a_time_and_none_while_a_round_runs(queues: list[R
     ]
 
 
+def test_scoring_that_a_person_paused_rests_until_it_is_resumed_whatever_goes_live(
+    queues: list[RoundQueue],
+) -> None:
+    database = queues[0].service._store.database
+    one, other = ScoreJobs(database), ScoreJobs(queues[1].service._store.database)
+    job_id = one.take("v1")
+    assert job_id is not None
+    lost: list[bool] = []
+    with Heartbeat(database, job_id, one.owner, dict, lambda: lost.append(True)):
+        assert other.pause(job_id)
+        wait_for(lambda: lost)
+    one.leave(job_id, {"scored": 1, "cases": 3}, finished=False)
+    assert (one.take("v1"), other.take("v1"), one.take("v2")) == (None, None, None)
+    [before, paused] = queues[1].jobs()
+    assert (before["status"], paused["status"], paused["request"]) == (
+        "cancelled", "paused", {"model_version": "v2"},
+    )  # fmt: skip
+    assert not one.resume(job_id), "it has ended"
+    assert not one.pause(paused["id"])
+    assert one.resume(paused["id"])
+    assert other.take("v2") == paused["id"]
+
+
 def test_a_killed_scoring_process_is_relieved(queues: list[RoundQueue]) -> None:
     database = queues[0].service._store.database
     gone, heir = ScoreJobs(database), ScoreJobs(database)

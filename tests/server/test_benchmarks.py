@@ -97,6 +97,14 @@ def test_waits_are_medians_in_milliseconds_with_their_splits_as_groups() -> None
     assert waits.each() == {"next_ms": [1000.0, 9000.0, 2000.0]}
 
 
+def test_waits_in_the_table_have_a_row_each_and_a_dash_for_what_they_lack() -> None:
+    found: dict[str, object] = {f"{name}_ms": 7.0 for name in viewers.ROWS}
+    found |= {f"{name}_split_ms": {"network": 2.0, "model": 4.6} for name in viewers.ROWS}
+    lines = viewers.table(found).splitlines()
+    assert len(lines) == 2 + len(viewers.ROWS)
+    assert lines[-1] == "| Segment to overlay, stock | 7 | - | 2 | - | 5 | - | - |"
+
+
 def test_bench_of_viewers_refuses_a_scan_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

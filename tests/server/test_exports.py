@@ -32,8 +32,8 @@ def test_a_folder_is_a_zip_that_any_program_opens(tmp_path: Path) -> None:
         assert archive.getinfo(f"{folder.name}/dataset.json").compress_size < 10_000
 
 
-def follow(server: Server, export_id: str) -> list[dict[str, Any]]:
-    with server.get(f"/exports/{export_id}/events", stream=True) as answer:
+def follow(server: Server, found: object, what: str = "exports") -> list[dict[str, Any]]:
+    with server.get(f"/{what}/{found}/events", stream=True) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in answer.iter_lines(decode_unicode=True) if line.startswith("data: ")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
@@ -50,6 +50,12 @@ def test_an_export_is_asked_for_followed_downloaded_and_removed(server: Server) 
     assert found["progress"] == {"written": 2, "cases": 2, "left_out": 0}
     [job] = [job for job in server.get("/jobs").json()["jobs"] if job["id"] == found["job"]]
     assert (job["kind"], job["status"], job["request"]["export"]) == ("export", "done", export_id)
+    assert server.get(f"/jobs/{job['id']}").json() == job
+    assert follow(server, job["id"], "jobs")[-1]["ended"]
+    for step in ("cancel", "pause", "resume"):
+        answer = server.post(f"/jobs/{job['id']}/{step}")
+        assert answer.status_code == 409
+        assert f"The export {export_id} is done and cannot be" in answer.json()["detail"]
 
     answer = server.get(f"/exports/{export_id}/archive")
     assert answer.headers["content-disposition"] == f'attachment; filename="export-{export_id}.zip"'
@@ -99,6 +105,16 @@ def test_an_unknown_export_is_404_on_every_route(server: Server) -> None:
         assert "GET /exports lists them" in answer.json()["detail"]
     gone = requests.delete(f"{server.url}/exports/20260131-093000-000000", timeout=60)
     assert gone.status_code == 404
+
+
+def test_an_unknown_job_is_404_on_every_route(server: Server) -> None:
+    for path in ("", "/events"):
+        answer = server.get(f"/jobs/999999{path}")
+        assert (answer.status_code, "GET /jobs lists them" in answer.json()["detail"]) == (404, True)
+    for step in ("cancel", "pause", "resume"):
+        assert server.post(f"/jobs/999999/{step}").status_code == 404
+    assert server.get("/jobs/first").status_code == 422
+    assert server.get("/jobs/99999999999999999999").status_code == 422
 
 
 def test_nothing_to_export_is_a_409(empty_server: Server) -> None:

@@ -90,12 +90,15 @@ class ExportWriter:
         if not written:
             raise CannotExport(f"None of the {len(plan)} cases could be exported. {_first(left_out)}")
         self._tables.write(folder, request, written, left_out, newest)
-        (folder / PLAN).unlink()
+        (folder / PLAN).unlink()  # fails where another process has taken the folder over meanwhile
         return left_out
 
     def _plan(self, folder: Path, request: ExportRequest) -> tuple[list[PlannedCase], int]:
         known = read_json(folder / PLAN, None)
         if known is None:
+            # Files without their plan were cut off just before their end; other versions may be planned now.
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             with self._database.read() as session:
                 cases = export_rows.planned(session, request.cases, request.unlabeled, request.originals)
                 known = {"cases": cases, "newest_label": export_rows.newest_label(session)}

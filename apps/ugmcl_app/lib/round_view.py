@@ -88,7 +88,7 @@ class RoundView:
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, oldest first, as `GET /jobs` shows them."""
         with self.database.read() as session:
-            return [_shown(job) for job in jobs.listed(session)]
+            return [shown_job(job) for job in jobs.listed(session)]
 
     def learned(self) -> dict[str, str]:
         """Image id -> SHA-256 of the labels that the last completed round's worker really read."""
@@ -134,7 +134,8 @@ def show_progress(entry: Round, progress: dict[str, Any] | None) -> None:
         entry.progress = {key: progress.get(key) for key in ("step", "steps", "eta_s")}
 
 
-def _shown(job: Job) -> dict[str, Any]:
+def shown_job(job: Job) -> dict[str, Any]:
+    """A job of any kind as `GET /jobs` shows it."""
     return {
         "id": job.id,
         "kind": job.kind,
