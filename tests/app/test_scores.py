@@ -110,6 +110,9 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     studies.save_label("case00", 0)
     (studies.folder / "case03.nii.gz").write_bytes(b"not an image")
     registry = ModelRegistry(workspace)
+    stray = workspace.training / "drafts" / "7-0.nii.gz"  # of a worker that was killed
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"half")
     scoring = scoring_of(studies, registry)
     scoring.pause()
     scoring.start()
@@ -122,6 +125,7 @@ def test_every_unlabeled_case_is_scored_by_the_live_version_and_training_pauses_
     wait_for(lambda: scores.missing(pool, version) == [])
     assert scores.get("case00") is None
     wait_for(lambda: set(scoring._skipped) == {"case03"})
+    assert not stray.exists()
     # What a reader who asks for one of them is answered with.
     for case in ("case01", "case02"):
         image = Path(studies.get_image_uri(case))

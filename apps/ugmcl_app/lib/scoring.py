@@ -6,6 +6,7 @@ One process at a time scores, as a job of the catalogue; the others stand by.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -221,8 +222,7 @@ class PoolScoring:
             "seed": 0,  # the same masks for every case, so that the ranking is not the dice's
             "cases": cases,
         }
-        for stray in self._fresh_drafts.glob("[0-9]*"):  # of a worker that was killed; one scores at a time
-            stray.unlink(missing_ok=True)
+        shutil.rmtree(self._fresh_drafts, ignore_errors=True)  # of a worker that was ended in the middle
         self._job_file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(self._job_file, job)
 
@@ -246,8 +246,11 @@ class PoolScoring:
     def _take_draft(self, event: Event, version: str, scan: str) -> None:
         """Keep what the worker made of a case: a reader who asks for it need not wait for the model."""
         image, map_file = Path(self._files[event["id"]]), Path(event["map"])
-        self._drafts.take(event["id"], Path(event["draft"]))
-        if scan_version(image) == scan:
-            self._maps.take(event["id"], image, map_file, version, event["summary"])
-        else:  # the scan was replaced meanwhile
-            map_file.unlink(missing_ok=True)
+        try:
+            self._drafts.take(event["id"], Path(event["draft"]))
+            if scan_version(image) == scan:
+                self._maps.take(event["id"], image, map_file, version, event["summary"])
+            else:  # the scan was replaced meanwhile
+                map_file.unlink(missing_ok=True)
+        except OSError:  # e.g. a full disk; the model is asked again then, and the score is what is wanted
+            logger.warning("What the model said of a case could not be kept.")
