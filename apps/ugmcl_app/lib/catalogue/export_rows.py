@@ -12,6 +12,8 @@ from .labels import FINAL
 from .schema import ACTIVE, PRESENT, Case, Label, SplitRole
 
 ORIGINAL = "original"
+_FEW = 500
+"""Ids that are named in a query; of more, all cases are read."""
 
 
 class PlannedCase(NamedTuple):
@@ -52,6 +54,8 @@ def planned(
         .order_by(Case.id)
     )
     wanted = None if chosen is None else set(chosen)
+    if wanted is not None and len(wanted) <= _FEW:
+        rows = rows.where(Case.id.in_(wanted))
     return [
         PlannedCase(case_id, file, final_uid or "", (original_uid or "") if originals else "")
         for case_id, file, final_uid, original_uid in session.execute(rows)
