@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .catalogue import export_rows, jobs
+from .catalogue import cases, export_rows, jobs
 from .catalogue.schema import Job
 from .datastore import FolderDatastore
 from .errors import Refusal
@@ -72,9 +72,13 @@ class Exports:
         """
         request = ExportRequest.of(asked)
         with self._database.read() as session:
-            found = export_rows.planned(session, request.cases, request.unlabeled, originals=False)
+            if request.cases is None:
+                found = cases.count(session, labeled=None if request.unlabeled else True)
+            else:
+                chosen = export_rows.planned(session, request.cases, request.unlabeled, originals=False)
+                found = len(chosen)
         if request.cases is not None:
-            missing = set(request.cases) - {case.id for case in found}
+            missing = set(request.cases) - {case.id for case in chosen}
             for case_id in sorted(missing)[:1]:
                 self._datastore.get_image_info(case_id)  # says 404, and why
                 raise Refusal(

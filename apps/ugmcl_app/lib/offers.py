@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -232,12 +232,12 @@ class CaseOffers:
 
     def _from_batch(self, session: Session, free: Select[Case]) -> list[Select[Case]]:
         """Before the order by score: what was moved up by hand, then the batch in its own order."""
-        places = batch_rows.present_batch(session, self._batch) if self._batch else {}
-        if not places:
+        batch = batch_rows.present_batch(session, self._batch) if self._batch else []
+        if not batch:
             return []
         return [
             free.where(Case.priority > 0).order_by(Case.priority.desc(), Case.rank_score.desc(), Case.id),
-            free.where(Case.priority == 0, Case.id.in_(places)).order_by(case(places, value=Case.id)),
+            *(free.where(Case.id == case_id) for case_id in batch),
         ]
 
     def _shared(self, reader: str) -> Offer | None:

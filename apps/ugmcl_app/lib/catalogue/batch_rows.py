@@ -64,10 +64,10 @@ def chosen(session: Session) -> tuple[str | None, list[str]]:
     return (found[0][1] if found else None), [str(case_id) for case_id, _ in found]
 
 
-def present_batch(session: Session, size: int) -> dict[str, int]:
-    """The place of each case of the newest batch."""
-    rows = select(BatchPlace.case_id, BatchPlace.place).order_by(BatchPlace.place.desc()).limit(size)
-    return {str(case_id): int(place) for case_id, place in session.execute(rows)}
+def present_batch(session: Session, size: int) -> list[str]:
+    """The cases of the newest batch that are still to be labeled, in order."""
+    rows = select(BatchPlace.case_id).order_by(BatchPlace.place.desc()).limit(size)
+    return _to_do(session, list(session.scalars(rows))[::-1])
 
 
 def choose(session: Session, case_ids: Sequence[str], model_version: str) -> None:
@@ -87,8 +87,10 @@ def choose(session: Session, case_ids: Sequence[str], model_version: str) -> Non
 
 def has_free(session: Session, case_ids: Sequence[str], now: float) -> bool:
     """Whether any of some cases can still be given to a reader; one that somebody skipped does not count."""
-    rows = select(Case.id).where(Case.id.in_(case_ids), *_free(now))
-    return session.scalar(rows.limit(1)) is not None
+    return any(
+        session.scalar(select(Case.id).where(Case.id == case_id, *_free(now))) is not None
+        for case_id in _to_do(session, case_ids)
+    )
 
 
 def candidates(session: Session, now: float, count: int) -> list[tuple[str, float]]:
@@ -105,6 +107,13 @@ def count_candidates(session: Session, now: float) -> int:
 def in_work(session: Session, now: float) -> list[str]:
     """Cases that readers have now."""
     return [lease.case_id for lease in leases.open_leases(session, now)]
+
+
+def _to_do(session: Session, case_ids: Sequence[str]) -> list[str]:
+    # By their ids alone: with a further condition SQLite walks through every unlabeled case by rank.
+    rows = select(Case.id, Case.state, Case.labeled, Case.priority).where(Case.id.in_(case_ids))
+    open_ones = {row[0] for row in session.execute(rows) if tuple(row[1:]) == (PRESENT, False, 0)}
+    return [case_id for case_id in case_ids if case_id in open_ones]
 
 
 def _free(now: float) -> tuple[ColumnElement[bool], ...]:

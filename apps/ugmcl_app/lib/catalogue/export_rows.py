@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from .labels import FINAL
 from .schema import ACTIVE, PRESENT, Case, Label, SplitRole
 
 ORIGINAL = "original"
+_FEW = 500
+"""Ids that are named in a query; of more, all cases are read."""
 
 
 class PlannedCase(NamedTuple):
@@ -40,23 +42,23 @@ def planned(
         unlabeled: Those without a final label, too.
         originals: With the proposals that are kept of them.
     """
-    final, original = aliased(Label), aliased(Label)
-    rows = (
-        select(Case.id, Case.file, final.uid, original.uid)
-        .outerjoin(final, (final.case_id == Case.id) & (final.tag == FINAL) & (final.state == ACTIVE))
-        .outerjoin(
-            original,
-            (original.case_id == Case.id) & (original.tag == ORIGINAL) & (original.state == ACTIVE),
-        )
-        .where(Case.state == PRESENT)
-        .order_by(Case.id)
-    )
+    rows = select(Case.id, Case.file).where(Case.state == PRESENT).order_by(Case.id)
     wanted = None if chosen is None else set(chosen)
+    if wanted is not None and len(wanted) <= _FEW:
+        rows = rows.where(Case.id.in_(wanted))
+    final = _in_effect(session, FINAL)
+    original = _in_effect(session, ORIGINAL) if originals else {}
     return [
-        PlannedCase(case_id, file, final_uid or "", (original_uid or "") if originals else "")
-        for case_id, file, final_uid, original_uid in session.execute(rows)
-        if (wanted is None or case_id in wanted) and (final_uid or unlabeled)
+        PlannedCase(case_id, file, final.get(case_id, ""), original.get(case_id, ""))
+        for case_id, file in session.execute(rows)
+        if (wanted is None or case_id in wanted) and (unlabeled or case_id in final)
     ]
+
+
+def _in_effect(session: Session, tag: str) -> dict[str, str]:
+    # Asked for by itself: joined to the cases, SQLite would walk through all labels for each of them.
+    rows = select(Label.case_id, Label.uid).where(Label.tag == tag, Label.state == ACTIVE)
+    return {str(case_id): str(uid) for case_id, uid in session.execute(rows)}
 
 
 def newest_label(session: Session) -> int:
