@@ -35,7 +35,7 @@ TRAINED = {
 
 
 def base(classes: int = 1) -> Config:
-    return tiny_config(classes, train={"steps": 3, "skip_below": 0.0})
+    return tiny_config(classes, train={"steps": 3, "skip_below": 0.0, "ema_share": 1.0})
 
 
 def train(name: str, workdir: Path, losses: list[dict[str, float]] | None = None) -> FitResult:

@@ -338,7 +338,9 @@ def test_supervised_training_offers_its_student_as_the_teacher(tmp_path: Path) -
 def test_without_memory_the_teacher_ends_as_the_student(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(network={"norm": "batch"}, train={"ema_decay": 0.0}))
     assert same(result.student, result.teacher)
-    trailing = train(tmp_path, tiny_config(network={"norm": "batch"}, train={"ema_decay": 0.9}))
+    trailing = train(
+        tmp_path, tiny_config(network={"norm": "batch"}, train={"ema_decay": 0.9, "ema_share": 1.0})
+    )
     assert not same(trailing.student, trailing.teacher)
 
 

@@ -86,8 +86,9 @@ class NetworkConfig:
 class LossConfig:
     """Terms, weights and targets of the loss ([P] Eq. 2 to 7)."""
 
-    sdm_weight: float = 1.0
-    """Weight of the distance regression in the supervised loss; [P] 1, [D] 0.3."""
+    sdm_weight: float = 0.1
+    """Weight of the distance regression in the supervised loss [M]; [P] 1, [D] 0.3: the heavier, the fewer of
+    a short round's steps go to the segmentation."""
     beta: float = 0.75
     """Share of the segmentation task in the intra-task consistency, in [0, 1] ([P] Eq. 4, Table 2)."""
     intra_task_weight: float = 0.1

@@ -161,6 +161,7 @@ def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, 
         PreprocessConfig(_median(spacings), PAPER_PATCH, (0.0, 100.0), "zero"),
         NetworkConfig(len(labels), PAPER_FILTERS, PAPER_CONVOLUTIONS, "batch", 0.5, "default"),
         LossConfig(
+            sdm_weight=1.0,
             rampup_fraction=1.0,
             uncertainty_weighting="mask",
             sdm_convention="published",
