@@ -1,6 +1,7 @@
 """The whole comparison of methods on real scans, tiny: pack, run all methods, evaluate, report."""
 
 import csv
+import gzip
 import json
 import math
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_every_method_goes_from_scans_to_the_tables(hippocampus: Path, tmp_path:
     assert (
         main(["experiment", "evaluate", "--pack", str(pack), "--work", str(work), "--out", str(tables)]) == 0
     )
-    with (tables / "cases.csv").open(newline="") as stream:
+    with gzip.open(tables / "cases.csv.gz", "rt", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["method"] for row in rows} == set(METHODS_RUN)
     assert len({row["case"] for row in rows}) == 4
