@@ -22,6 +22,7 @@ from monailabel.datastore.local import LocalDatastore
 from lib import export_writer
 from lib.datastore import FolderDatastore
 from lib.errors import Refusal
+from lib.export_folders import ExportFolders
 from lib.export_jobs import ExportJobs
 from lib.export_request import ExportRequest
 from lib.exports import Exports
@@ -477,3 +478,13 @@ def test_scans_that_are_no_nifti_and_odd_names_are_exported_too(
     exports = Exports(store, store._workspace, MapStore(workspace), ScoreBoard(workspace))
     folder = done(exports)
     assert {"images/d e.ü.nii", "labels/d e.ü.nii.gz"} < set(tree(folder))
+
+
+def test_what_a_killed_attempt_was_writing_is_no_part_of_the_export(tmp_path: Path) -> None:
+    folders = ExportFolders(tmp_path)
+    first = folders.claim("e1", 1)
+    (first / "images").mkdir()
+    (first / "images" / "a.nii.gz").write_bytes(b"whole")
+    (first / "images" / ".k3j2.tmp").write_bytes(b"cut sho")
+    folders.complete(folders.claim("e1", 2), "e1")
+    assert set(tree(folders.of("e1"))) == {"images/a.nii.gz"}

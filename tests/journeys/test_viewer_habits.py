@@ -81,6 +81,8 @@ def test_slicers_auto_update_does_not_starve_the_rounds(
                     and entry["progress"]["step"] > 0
                 )
             )
+            if any(other["status"] == "done" for other in server.rounds()):
+                break  # the submit came too late to stop it, and this is a round after it
             assert entry["progress"]["step"] >= reached, "the round lost the steps it had made"
             seen.add(entry["id"])
             entry = server.wait_for_round(lambda entry, goal=reached + 50: reached_or_done(entry, seen, goal))

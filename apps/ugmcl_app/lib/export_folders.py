@@ -37,7 +37,9 @@ class ExportFolders:
         return growing
 
     def complete(self, growing: Path, export_id: str) -> None:
-        """Give what an attempt has written the name of its export."""
+        """Give what the attempts have written the name of its export, less what a killed one was writing."""
+        for stray in growing.rglob(".*.tmp"):  # as `workspace.write_file_atomic` names them
+            stray.unlink(missing_ok=True)
         growing.rename(self.of(export_id))
         sync_folder(self._root)
 
