@@ -135,6 +135,14 @@ export class Assistant extends EventTarget {
     }
   }
 
+  /** A series that was opened while the PACS still received it is a case only later. */
+  async findCase() {
+    const { series } = this;
+    if (!series || this.current) return;
+    const found = this.listed(series) ?? (await this.caseOf(series).catch(() => null));
+    if (this.series === series) this.current ??= found;
+  }
+
   async requireCase() {
     const { displaySet } = this.requireShown();
     this.seriesShown();
@@ -159,7 +167,7 @@ export class Assistant extends EventTarget {
     const page = await api.worklist(LISTED);
     this.cases = page.cases;
     this.total = page.total;
-    if (this.series) this.current ??= this.listed(this.series) ?? null;  // a new series becomes a case later
+    if (this.series) this.current ??= this.listed(this.series) ?? null;
     this.changed();
     await this.describe();
   }
@@ -319,7 +327,7 @@ export class Assistant extends EventTarget {
   async refreshStatus() {
     const [rounds, models, stats] = await Promise.all([api.rounds(), api.models(), api.stats()]);
     const running = rounds.find((one) => one.status === 'running') ?? rounds.find((one) => one.status === 'queued');
-    const before = this.status?.version;
+    const before = this.status;
     this.status = {
       version: models.find((one) => one.published)?.version ?? null,
       rounds: rounds.filter((one) => one.status === 'done').length,
@@ -328,10 +336,13 @@ export class Assistant extends EventTarget {
       running: running ?? null,
       last: rounds[rounds.length - 1] ?? null,
     };
-    if (before && this.status.version !== before) {
+    const differs = (key) => before && this.status[key] !== before[key];
+    if (differs('version')) {
       this.message = { text: `Another model is live: ${this.status.version}.`, isError: false };
-      await this.refreshWorklist();
     }
+    // Other readers submit labels, and the PACS receives scans, while this page is open.
+    if (['version', 'labels', 'scans'].some(differs)) await this.refreshWorklist();
+    await this.findCase();
     this.changed();
   }
 

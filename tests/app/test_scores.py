@@ -14,6 +14,7 @@ import pytest
 from lib import scoring
 from lib.catalogue import batch_rows, cases
 from lib.drafts import DraftStore
+from lib.infers import PublishedModel, UGMCLInfer
 from lib.maps import MapStore
 from lib.pool import scan_version
 from lib.registry import ModelRegistry
@@ -168,6 +169,32 @@ def test_features_are_kept_with_the_scores_and_a_batch_follows_where_batches_are
     seen = score_case(predictor, read_volume(images["case01"])).features
     # Not to the last bit: the worker chooses its own number of threads.
     assert features[1].tolist() == pytest.approx(seen.tolist(), rel=0.02, abs=1e-3)
+
+
+def test_scoring_leaves_what_the_same_model_told_a_reader(
+    workspace: Workspace, scores: ScoreBoard, scoring_of: Callable[..., PoolScoring], tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "studies", count=2)
+    registry = ModelRegistry(workspace)
+    version = registry.add(tiny_checkpoint(1), "r0001", None, {})
+    registry.publish(version)
+    drafts, maps = DraftStore(workspace), MapStore(workspace)
+    model = PublishedModel(registry, settings())
+    task = UGMCLInfer(model, maps, settings(), lambda: 1, drafts)
+    image = Path(studies.get_image_uri("case00"))
+    task.run({"image": str(image), "image_id": "case00", "mc_samples": 3}).label_file.unlink()
+    told = drafts.find("case00", image)
+    assert told is not None
+    scoring_of(studies, registry).start()
+    pool = {i: scan_version(studies.get_image_uri(i)) for i in studies.list_images()}
+    wait_for(lambda: scores.missing(pool, version) == [])
+    other = Path(studies.get_image_uri("case01"))
+    wait_for(lambda: maps.find("case01", other) is not None)  # the last of the worker's events
+    kept, draft = maps.find("case00", image), drafts.find("case00", image)
+    assert kept is not None
+    assert draft is not None
+    assert (kept.mc_samples, draft.key) == (3, told.key)
+    wait_for(lambda: not list((workspace.training / "drafts").iterdir()))
 
 
 def test_the_stalest_scores_are_renewed_first_and_a_case_that_kills_its_worker_is_passed_over(

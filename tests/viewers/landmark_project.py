@@ -17,7 +17,9 @@ TRAINED = ("trained_r", "trained_a", "trained_s")
 PICTURED = "picture_oblique"
 MODULE_READER, STOCK_READER, PICTURE_READER = "module-reader", "stock-reader", "picture-reader"
 QUIET = ("--conf", "debounce_s", "0", "--conf", "min_labels", "50", "--conf", "round_seconds", "900")
-STEPS = 120
+PATCH = (24, 24, 16)
+"""The whole scan: inside a part of a ramp, normalized by itself, the plane could be anywhere."""
+STEPS = 300
 """Enough for a small network to find a plane in a ramp; seconds on a quiet machine."""
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -62,7 +64,7 @@ def trained_landmark_server(folder: Path) -> Iterator[LiveServer]:
     project = landmark_project(folder)
     for case in TRAINED:
         project.put_label(case)
-    project.set_training(steps=STEPS, min_steps=STEPS)
+    project.set_training(patch=PATCH, steps=STEPS, min_steps=STEPS)
     with serving(project, *QUIET) as server:
         assert server.post("/train/ugmcl", json={}).status_code == 200
         server.wait_for_labels(*TRAINED)

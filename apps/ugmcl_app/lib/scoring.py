@@ -244,10 +244,19 @@ class PoolScoring:
         return WorkerProcess(arguments, nice=NICE, threads=self._settings.threads, on_event=take)
 
     def _take_draft(self, event: Event, version: str, scan: str) -> None:
-        """Keep what the worker made of a case: a reader who asks for it need not wait for the model."""
-        image, map_file = Path(self._files[event["id"]]), Path(event["map"])
+        """Keep what the worker made of a case: a reader who asks for it need not wait for the model.
+
+        What this model told a reader already stays: another process rounds otherwise, and a viewer would
+        show a map that differs from the server's in the sixth digit.
+        """
+        image, map_file, draft_file = Path(self._files[event["id"]]), Path(event["map"]), Path(event["draft"])
+        told = self._drafts.find(event["id"], image), self._maps.find(event["id"], image)
         try:
-            self._drafts.take(event["id"], Path(event["draft"]))
+            if all(kept is not None and kept.model_version == version for kept in told):
+                draft_file.unlink(missing_ok=True)
+                map_file.unlink(missing_ok=True)
+                return
+            self._drafts.take(event["id"], draft_file)
             if scan_version(image) == scan:
                 self._maps.take(event["id"], image, map_file, version, event["summary"])
             else:  # the scan was replaced meanwhile
