@@ -384,7 +384,7 @@ def test_a_running_export_pauses_goes_on_and_is_cancelled_without_a_trace(
 def test_a_killed_server_doubles_and_forgets_no_export_and_the_other_goes_on(
     scans: Path, workspace: Workspace, store: FolderDatastore, exports: Exports
 ) -> None:
-    process = start_server(scans, workspace.database_url, 1.0)
+    process = start_server(scans, workspace.database_url, 3.0)  # seen written between two heartbeats
     try:
         export_id = exports.request({})["id"]
         wait_for(lambda: exports.find(export_id)["progress"].get("written") == 1)

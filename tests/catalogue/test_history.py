@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,41 @@ def test_two_servers_on_one_project_hear_of_each_others_labels(
     other.refresh()
     assert heard == [{"a"}]
     assert len(store.label_history("a")) == 1, "found in the folder by the other, but entered once"
+
+
+def test_a_label_replaced_while_it_is_looked_at_within_one_tick_of_the_clock_is_not_found_again(
+    store: FolderDatastore, scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, stored = open_store(scans, workspace), final_file(scans, "a")
+    sizes: dict[int, tuple[int, bytes]] = {}
+    for variant in range(40):  # until two have the same size
+        store.save_label("a", str(label_file(tmp_path, variant)), "final", {"client_id": "ann"})
+        content = stored.read_bytes()
+        if len(content) in sizes:
+            break
+        sizes[len(content)] = (variant, content)
+    older, older_content = sizes[len(content)]
+    written = stored.stat().st_mtime_ns + 10**9
+    stored.write_bytes(older_content)
+    os.utime(stored, ns=(written, written))
+    before = len(store.label_history("a"))
+    read = store._looker.look
+
+    def replaced_meanwhile(*given: Any) -> Any:
+        found = read(*given)
+        monkeypatch.undo()
+        other.save_label("a", str(label_file(tmp_path, older + 1)), "final", {"client_id": "eve"})
+        other.save_label("a", str(label_file(tmp_path, variant)), "final", {"client_id": "bob"})
+        os.utime(stored, ns=(written, written))
+        return found
+
+    monkeypatch.setattr(store._looker, "look", replaced_meanwhile)
+    store.refresh()
+    for _ in range(2):
+        versions = store.label_history("a")[before:]
+        assert [version["reader"] for version in versions] == ["eve", "bob"]
+        assert stored.read_bytes() == content
+        store.refresh()
 
 
 def test_many_writers_lose_nothing(

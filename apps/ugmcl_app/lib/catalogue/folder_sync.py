@@ -18,7 +18,7 @@ from ..pool import Signature
 from . import cases, folder_files, labels
 from .database import Database
 from .label_store import FOUND, LabelRecord, LabelStore
-from .look import HEADER, IMAGE, VOXELS, CaseLook, FileRow, Looker
+from .look import HEADER, IMAGE, UNOPENED, VOXELS, CaseLook, FileRow, Looker
 from .schema import ABSENT, ACTIVE, GONE, PRESENT, SET_ASIDE, Case, Label
 
 BATCH = 500
@@ -209,6 +209,11 @@ class FolderSync:
             return
         extension = file.name.removeprefix(f"labels/{tag}/{look.case_id}")
         if recorded is None or recorded.sha256 not in ("", file.sha256):
+            if not self._holds(file):
+                # Replaced by a label of the same size within one tick of the clock: the next look reads it.
+                look.postponed.add(file.name)
+                folder_files.put(session, [file._replace(depth=UNOPENED, sha256="")])
+                return
             # The case's row is locked: who announced this very label is not entering it now, but was cut off.
             announced = self._store.announced(look.case_id, tag, file.sha256)
             labels.enter(session, announced or self._found(look.case_id, tag, file, extension))
@@ -218,6 +223,13 @@ class FolderSync:
             recorded.info = {**recorded.info, "name": Path(file.name).name, "sha256": file.sha256}
         if recorded.state == ABSENT:
             labels.set_state(session, recorded, ACTIVE)
+
+    def _holds(self, file: FileRow) -> bool:
+        """Whether a label's file still has the bytes that were read."""
+        try:
+            return self._store.digest((self.folder / file.name).read_bytes()) == file.sha256
+        except OSError:
+            return False
 
     def _found(self, case_id: str, tag: str, file: FileRow, extension: str) -> LabelRecord:
         """The record of a label that somebody put into the folder."""
