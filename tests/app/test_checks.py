@@ -130,6 +130,9 @@ def test_an_empty_label_needs_a_word(tmp_path: Path, image: Volume) -> None:
     assert "no_finding" in refusal(path, image, ONE).detail
     for options in ({"no_finding": True}, {"allow_empty": True}):
         assert not check_label(path, image, ONE, **options).any()
+    both = refusal(submitted(tmp_path, block()), image, ONE, no_finding=True)
+    assert both.status_code == 422
+    assert "says two things" in both.detail
 
 
 def test_values_mean_what_their_names_say(tmp_path: Path, image: Volume) -> None:
@@ -156,6 +159,11 @@ def test_the_default_project_takes_one_segment_under_any_name(tmp_path: Path, im
     two = submitted(tmp_path, two_segments())
     info = [{"name": "LA", "idx": 1}, {"name": "vein", "idx": 2}]
     assert "one class" in refusal(two, image, ONE, info).detail
+    path = submitted(tmp_path, block())
+    background = {"name": "Background", "idx": 1}
+    assert "what is not segmented" in refusal(path, image, ONE, [background]).detail
+    beside = [{**background, "idx": 0}, {"name": "LA", "idx": 1}]  # as the stock clients list it
+    np.testing.assert_array_equal(check_label(path, image, ONE, beside), block())
 
 
 def test_a_named_project_refuses_an_unknown_segment_but_not_an_empty_one(

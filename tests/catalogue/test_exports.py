@@ -289,6 +289,7 @@ def test_a_full_disk_fails_the_export_and_leaves_nothing(
         ({"layout": "monailabel", "images": "none"}, 422, "together with its images"),
         ({"images": "none", "unlabeled": True}, 422, "images are all there is"),
         ({"cases": ["a", "nobody"]}, 404, "no image 'nobody'"),
+        ({"cases": ["a", "\ud800"]}, 400, "not allowed"),
         ({"cases": ["a", "c"]}, 409, "Without a final label: 1 of the chosen cases, such as 'c'"),
     ],
 )

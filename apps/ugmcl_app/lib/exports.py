@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from .catalogue import cases, export_rows, jobs
 from .catalogue.schema import Job
+from .checks import safe_id
 from .datastore import FolderDatastore
 from .errors import Refusal
 from .export_folders import ExportFolders
@@ -67,10 +68,12 @@ class Exports:
             asked: As the attributes of `ExportRequest`; what is left out is as by default.
 
         Raises:
-            Refusal: 404 for an unknown case, 409 if there is nothing to export, 422 for values that are not
-                allowed.
+            Refusal: 400 for an unsafe id, 404 for an unknown case, 409 if there is nothing to export, 422 for
+                values that are not allowed.
         """
         request = ExportRequest.of(asked)
+        for case_id in request.cases or ():
+            safe_id(case_id)  # what no id can be, no database need be asked about
         with self._database.read() as session:
             if request.cases is None:
                 found = cases.count(session, labeled=None if request.unlabeled else True)

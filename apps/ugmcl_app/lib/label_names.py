@@ -51,6 +51,13 @@ def map_values(values: Sequence[int], labels: Mapping[str, int], label_info: Any
             'out of the export, such as "background"; elsewhere, let idx count the entries of label_info '
             "as 1, 2, 3. Then submit again.",
         )
+    for value in values:
+        if {names[value].casefold() for names in (by_idx, in_order) if names} == {"background"}:
+            raise Refusal(
+                422,
+                "The label's only segment is named 'background', which is what is not segmented. Rename it "
+                "if it holds the structure, or submit the segment that does.",
+            )
     return mapped
 
 
