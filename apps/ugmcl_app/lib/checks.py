@@ -134,12 +134,6 @@ def check_label(
             "The label is empty: every voxel is 0. If the scan really shows nothing to segment, send "
             'params {"no_finding": true}, or start the app with --conf allow_empty_labels true.',
         )
-    if mapping and no_finding is True:
-        raise Refusal(
-            422,
-            f"The label says two things: {np.count_nonzero(array)} voxels are segmented, and params has "
-            '{"no_finding": true}. Send one of the two: the label without no_finding, or an empty label.',
-        )
     return _remap(array, mapping, np.min_scalar_type(max(labels.values())))
 
 
