@@ -2,6 +2,7 @@
 
 import { Assistant } from './assistant.js';
 import { drawPanel } from './panel.js';
+import { drawVolumesTwice } from './parametric_maps.js';
 
 // OHIF keeps its React to itself. An element of React 18 is this plain object; the panel inside is plain DOM.
 const element = (type, ref) => ({
@@ -13,6 +14,8 @@ let assistant = null;
 
 export default {
   id: '@ugmcl/extension-assist',
+  // Called once, in every mode, after the extension that brings cornerstone.
+  preRegistration: () => drawVolumesTwice(window.cornerstone),
   getPanelModule: ({ servicesManager, commandsManager }) => [{
     name: 'assist',
     iconName: 'tab-roi-threshold',

@@ -327,7 +327,7 @@ def test_overlay_follows_into_three_planes(page: Page, shown_maps: list[nib.Nift
 
 
 @pytest.mark.journey("ohif_pmap")
-def test_parametric_map_is_drawn_by_ohifs_basic_viewer(played: Stage, page: Page) -> None:
+def test_parametric_map_is_drawn_by_ohifs_basic_viewer_every_time(played: Stage, page: Page) -> None:
     series = played.series[-1]
     grid = read_grid(series.instances)
     values = np.zeros(grid.shape, np.float32)
@@ -343,16 +343,14 @@ def test_parametric_map_is_drawn_by_ohifs_basic_viewer(played: Stage, page: Page
     on_slice = values[:, :, middle]
     inside = ndimage.binary_erosion(on_slice > 0, iterations=2).ravel()
     outside = ~ndimage.binary_dilation(on_slice > 0, iterations=2).ravel()
-    for _ in range(4):  # OHIF 3.13.2 leaves a map undrawn now and then; opening the study again draws it
+    for _ in range(3):  # OHIF 3.13.2 alone leaves the map undrawn about every second time
         _open_map(page, f"{played.server.url}/ohif/viewer?StudyInstanceUIDs={series.study}")
-        deadline = time.monotonic() + 30  # the map is there before it is drawn
+        deadline = time.monotonic() + 60  # the map is there before it is drawn
         while not (is_colored := _is_colored(page, positions))[inside].all() and time.monotonic() < deadline:
-            time.sleep(1)
-        if is_colored[inside].all():
-            break
-    picture(page, "ohif_pmap")
-    assert is_colored[inside].all()
-    assert not is_colored[outside].any()
+            time.sleep(0.5)
+        picture(page, "ohif_pmap")
+        assert is_colored[inside].all()
+        assert not is_colored[outside].any()
 
 
 def _open_map(page: Page, address: str) -> None:
