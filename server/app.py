@@ -15,10 +15,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import fastapi_offline
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from server import refusal
@@ -79,7 +80,7 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         description="Segmentation that learns from every label and shows where it is unsure. For research.",
         version="0.1.0",
         docs_url=None,
-        redoc_url="/docs",
+        redoc_url=None,
         lifespan=lifespan,
     )
     app.state.dicomweb = DicomWebProxy(_pacs_connection, _pacs_stored)
@@ -159,13 +160,29 @@ def _include_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=static), name="static")
     app.mount("/review/static", StaticFiles(directory=REVIEW_STATIC), name="review-static")
 
+    # From the package, not from a CDN: hospitals are often without internet, and the page would stay blank.
+    viewers = Path(os.path.dirname(fastapi_offline.__file__)) / "static"
+    app.mount("/docs/static", StaticFiles(directory=viewers), name="docs-static")
+
     @app.get("/", include_in_schema=False)
     def documentation() -> HTMLResponse:
-        page = get_swagger_ui_html(openapi_url="/openapi.json", title=f"{app.title} - APIs")
+        page = get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{app.title} - APIs",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/favicon.ico",
+        )
         shown = bytes(page.body).decode()
         return HTMLResponse(
             shown.replace("showExtensions: true,", "showExtensions: true, defaultModelsExpandDepth: -1,")
         )
+
+    @app.get("/docs", include_in_schema=False)
+    def documentation_of_the_stock_server() -> RedirectResponse:
+        return RedirectResponse(
+            "/"
+        )  # ReDoc, which is there in the stock server, asks the internet for its logo
 
     @app.get("/favicon.ico", include_in_schema=False)
     def favicon() -> FileResponse:

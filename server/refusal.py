@@ -17,7 +17,7 @@ INTERNAL = (
     "The server failed while it answered; its log names the place. The request changed nothing it reports."
 )
 _NOT_AN_OBJECT = {"json_invalid", "dict_type", "model_attributes_type"}
-_NO_OBJECT = "The body is not a JSON object; send one, as in {}."
+_NO_OBJECT = "The body is not a JSON object; send one, as in {}, with Content-Type: application/json."
 # The framework's sentence for JSON it fails on in another way than by its grammar, as when nested too deep.
 _UNREADABLE_BODY = "There was an error parsing the body"
 

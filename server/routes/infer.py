@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from server.multipart import file_reply, multipart_reply
@@ -57,6 +57,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     },
     404: {"description": "Unknown model or image"},
+    415: {"description": "A JSON body; params is a form field"},
     409: {"description": "No model yet", "content": {"application/json": {"example": _NO_MODEL}}},
 }
 
@@ -65,6 +66,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     "/{model}", summary="Segment an image of the pool, an uploaded one or a session's", responses=_RESPONSES
 )
 async def infer(
+    http_request: Request,
     model: str,
     image: Annotated[str, Query(examples=["case_07"])] = "",
     series: Annotated[str, Query(description="SeriesInstanceUID, instead of `image`")] = "",
@@ -75,6 +77,10 @@ async def infer(
     label: Annotated[UploadFile | None, File()] = None,
     output: Annotated[str | None, Query(examples=list(OUTPUTS))] = None,
 ) -> Response:
+    sent = http_request.headers
+    is_json = sent.get("content-type", "").lower().startswith("application/json")
+    if is_json and sent.get("content-length") != "0":
+        refuse(415, "Send params as a form field, not as JSON: curl -F 'params={\"uncertainty\": true}'.")
     if output is not None and output not in OUTPUTS:
         refuse(422, f"The output {shown(output)} is not made here; allowed: {', '.join(OUTPUTS)}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.running_app import known_image, running_app
 
@@ -31,6 +31,8 @@ class Skip(Reader):
 
 class Plan(BaseModel):
     """What is set by hand; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")  # a misspelt key must not look like a plan that was taken
 
     priority: int | None = Field(None, ge=-1000, le=1000, examples=[1])
     assigned_to: str | None = Field(None, max_length=200, examples=["reader-1"])

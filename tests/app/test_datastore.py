@@ -260,6 +260,7 @@ def test_refused_labels_change_nothing_on_disk(store: FolderDatastore, scans: Pa
     refused(400, store.save_label, "../a", str(good), "final", {})
     refused(400, store.save_label, "a", str(good), "../../x", {})
     refused(422, store.save_label, "a", str(good), "final", "no object")
+    refused(422, store.save_label, "a", str(good), "final", {"no_finding": True})
     assert tree(scans) == before
     assert tree(tmp_path).keys() >= {"x.nii.gz", "e.nii.gz"}
 

@@ -279,6 +279,20 @@ def test_empty_seg_is_submitted_with_a_word_only(
     assert list(project.store.final_labels()) == [uid_of(series)]
 
 
+def test_seg_with_voxels_is_no_no_finding(
+    project: PacsProjectInTest, series: list[Dataset], tmp_path: Path
+) -> None:
+    grid = read_grid(series)
+    values = np.zeros(grid.shape, np.uint8)
+    values[1, 1, 1] = next(iter(project.store.labels.values()))
+    file = tmp_path / "seg.dcm"
+    file.write_bytes(write_segmentation(values, grid, STRUCTURES, BY_HAND))
+    with pytest.raises(Refusal, match="1 voxels of the label") as refused:
+        project.pacs.save_label(uid_of(series), file, {"no_finding": True}, may_be_empty=False)
+    assert refused.value.status_code == 422
+    assert project.store.final_labels() == {}
+
+
 def test_what_a_look_finds_is_taken_up_at_once(
     pacs: SmallPacs, project: PacsProjectInTest, series: list[Dataset]
 ) -> None:

@@ -197,6 +197,21 @@ def test_bodies_that_are_no_json_object_are_400(unchanged: Server, body: str) ->
         assert "JSON object" in refused(answer, 400)
 
 
+def test_a_json_body_without_its_content_type_is_told_to_name_it(unchanged: Server) -> None:
+    answer = unchanged.post("/activelearning/first", data="{}", headers={"content-type": "text/plain"})
+    assert "Content-Type: application/json" in refused(answer, 400)
+
+
+def test_infer_says_that_params_go_into_a_form(unchanged: Server) -> None:
+    answer = unchanged.post("/infer/ugmcl?image=case_03", json={"uncertainty": True})
+    assert "form field" in refused(answer, 415)
+
+
+def test_a_plan_with_a_misspelt_key_is_refused(unchanged: Server) -> None:
+    answer = unchanged.put("/leases/case_03/plan", json={"priorty": 3})
+    assert "priorty" in refused(answer, 422)
+
+
 def wrong_grid() -> bytes:
     return nifti(np.ones((5, 6, 7), np.uint8))
 

@@ -104,6 +104,12 @@ def test_no_page_scrolls_sideways_and_every_picture_is_there(
     assert opened.wrong == []
 
 
+def test_documentation_is_drawn_without_the_internet(tab: Tab, repository: Path) -> None:
+    page = tab.open("/")
+    page.get_by_text("/rounds/{round_id}/events").wait_for(timeout=60_000)
+    page.screenshot(path=str(repository / "build" / "review-page" / "documentation.png"))
+
+
 def test_keys_move_the_slices_of_the_focused_plane(tab: Tab) -> None:
     page = tab.open(CASE)
     others = {plane: tab.shown(plane) for plane in ("coronal", "sagittal")}

@@ -137,6 +137,24 @@ def check_label(
     return _remap(array, mapping, np.min_scalar_type(max(labels.values())))
 
 
+def check_finding(says_no_finding: bool, array: NDArray[Any]) -> None:
+    """A submission that says there is nothing to segment must not segment anything.
+
+    Args:
+        says_no_finding: `params.no_finding` of the submission.
+        array: Its label, `(X, Y, Z)`.
+
+    Raises:
+        Refusal: 422, for either the word or the voxels are a mistake, and only the reader knows which.
+    """
+    if says_no_finding and (voxels := int(np.count_nonzero(array))):
+        raise Refusal(
+            422,
+            f"params says no_finding, but {voxels} voxels of the label are not 0. Leave no_finding out, or "
+            "send a label in which every voxel is 0.",
+        )
+
+
 def reorder(
     array: NDArray[Any],
     affine: NDArray[np.float64],

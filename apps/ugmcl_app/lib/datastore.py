@@ -28,7 +28,7 @@ from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
 from .catalogue.label_writer import LabelWriter
 from .catalogue.labels import FINAL
 from .catalogue.look import Looker
-from .checks import TAGS, check_label, safe_id, safe_tag
+from .checks import TAGS, check_finding, check_label, safe_id, safe_tag
 from .datastore_images import ImageStore
 from .double_reading import DoubleReading
 from .errors import Refusal
@@ -128,7 +128,7 @@ class FolderDatastore(ImageStore):
 
         Raises:
             Refusal: 400 for an unsafe id or tag, 404 for an unknown image, 422 for the label; see
-                `check_label`.
+                `check_label` and `check_finding`.
         """
         image_id, tag = safe_id(image_id), safe_tag(label_tag)
         info = self._params(label_info)
@@ -138,6 +138,7 @@ class FolderDatastore(ImageStore):
         meaning = info.pop("label_info", None)
         may_be_empty = self.allow_empty or tag != FINAL  # a proposal may well find nothing
         array = check_label(label_filename, image, self.labels, meaning, no_finding, may_be_empty)
+        check_finding(no_finding, array)
         if meaning:
             info["submitted_label_info"] = meaning
         self._keep_label(image_id, image, tag, array, info, adjudicates)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import check_finding
 from ..dicom.structures import read_codes
 from ..errors import Refusal
 from ..settings import AppSettings
@@ -80,12 +81,14 @@ class PacsProject:
         """
         assert self._datastore is not None
         read = self.results.read_label(image_id, file)
-        if read.is_empty and not (may_be_empty or info.get("no_finding") in (True, "true")):
+        says_no_finding = info.get("no_finding") in (True, "true")
+        if read.is_empty and not (may_be_empty or says_no_finding):
             raise Refusal(
                 422,
                 "The DICOM SEG is empty: no voxel is set. If the scan really shows nothing to segment, send "
                 'params {"no_finding": true}.',
             )
+        check_finding(says_no_finding, read.labels)
         kept = {key: value for key, value in info.items() if key not in ("label_info", "no_finding")}
         return self._datastore.take_label(image_id, read.labels, {**kept, "dicom_seg": read.instance_uid})
 
