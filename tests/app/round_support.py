@@ -141,7 +141,7 @@ class ReadingWorker:
         if self._stop.wait(self.seconds):
             return WorkerOutcome(error="The worker was ended by signal SIGTERM.")
         if self.fail:
-            return WorkerOutcome(error=self.fail)
+            return WorkerOutcome(error=self.fail, raised=not self.fail.startswith("The worker was ended"))
         checkpoint = Path(self.job["workdir"]) / "candidate.pt"
         if not checkpoint.exists():
             checkpoint.parent.mkdir(parents=True, exist_ok=True)

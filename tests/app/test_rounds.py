@@ -339,6 +339,51 @@ def test_a_round_cancelled_while_its_candidate_is_published_is_kept(
     assert stored(queue)[0]["read"] == studies.final_labels()
 
 
+def test_a_round_whose_end_is_written_twice_keeps_its_model(
+    studies: Studies, open_queue: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the connection breaks while the first commit is answered."""
+    queue = open_queue(reading(), start=False)
+    database = queue.service._store.database
+    write, repeated = database.write, []
+
+    def write_twice(work: Callable[..., Any]) -> Any:
+        result = write(work)
+        if getattr(work, "func", None) == queue.service._settle:
+            repeated.append(result)
+            result = write(work)
+        return result
+
+    monkeypatch.setattr(database, "write", write_twice)
+    studies.save_label("case00", 0)
+    queue.start()
+    wait_for(lambda: statuses(queue) == ["done"] and idle(queue))
+    registry = queue._runner._registry
+    version = registry.published()
+    assert len(repeated) == 1
+    assert version == queue.list()[0]["model_version"]
+    assert registry.path(str(version)).exists()
+
+
+def test_a_full_disk_at_the_end_of_a_round_lets_it_be_tried_again(
+    studies: Studies, open_queue: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue(reading(), start=False)
+    stage, tries = queue._runner._registry.stage, []
+
+    def stage_at_the_second_try(*given: Any, **named: Any) -> Any:
+        tries.append(given)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return stage(*given, **named)
+
+    monkeypatch.setattr(queue._runner._registry, "stage", stage_at_the_second_try)
+    studies.save_label("case00", 0)
+    queue.start()
+    wait_for(lambda: statuses(queue) == ["failed", "done"])
+    assert "No space left" in queue.list()[0]["reason"]
+
+
 def test_labels_found_at_start_start_a_round_and_known_ones_do_not(
     studies: Studies, open_queue: Opener
 ) -> None:
@@ -665,7 +710,8 @@ def test_a_real_worker_trains_is_killed_resumes_and_publishes(studies: Studies, 
     os.kill(queue.service.worker._child.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     wait_for(lambda: statuses(queue)[0] == "failed", 20)
     assert "SIGKILL" in queue.list()[0]["reason"]
-    done = queue.wait(queue.request(), 150)
+    wait_for(lambda: idle(queue), 150)
+    _, done = queue.rounds()  # nobody had to ask for it
     assert done.status == "done", done.reason
     assert done.promoted
     assert done.metrics is not None

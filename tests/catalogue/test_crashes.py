@@ -10,15 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from lib.catalogue import database, labels
 from lib.catalogue.label_store import LabelRecord, LabelStore
+from lib.catalogue.label_writer import LabelWriter
 from lib.catalogue.schema import Label
 from lib.workspace import Workspace
 from tests import light_process
-from tests.app.scan_support import cut
+from tests.app.scan_support import cut, scan, write_nifti
 from tests.catalogue.label_support import final_file, label_file, open_store
 
 KILLED_AT = """
@@ -177,15 +179,126 @@ def test_a_cut_off_submission_does_not_replace_a_newer_label(
     assert any("a newer one stands" in said for said in again.repairs)
 
 
+class FullDisk(OSError):
+    """What a test lets happen."""
+
+
+def refuse_to_save(*_: object, **__: object) -> None:
+    raise FullDisk("database or disk is full")
+
+
+def test_a_label_that_the_database_refuses_leaves_the_one_before_it_in_effect(
+    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(scans, workspace)
+    store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "ann"})
+    before, content = store.label_history("a"), final_file(scans, "a").read_bytes()
+    with monkeypatch.context() as context:
+        context.setattr(labels, "enter", refuse_to_save)
+        with pytest.raises(FullDisk):
+            store.save_label("a", str(label_file(tmp_path, 1)), "final", {"client_id": "bob"})
+    assert final_file(scans, "a").read_bytes() == content
+    store.refresh()
+    assert store.label_history("a") == before
+    assert open_store(scans, workspace).label_history("a") == before
+
+
+@pytest.mark.parametrize("had_label", [True, False])
+def test_a_label_whose_commit_fails_gives_its_place_back(
+    scans: Path, workspace: Workspace, tmp_path: Path, had_label: bool
+) -> None:
+    store = open_store(scans, workspace)
+    if had_label:
+        store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "ann"})
+    before = store.label_history("a")
+    content = final_file(scans, "a").read_bytes() if had_label else None
+
+    @event.listens_for(store._database._engine, "commit", once=True)
+    def fail(_: object) -> None:
+        raise FullDisk("disk I/O error")
+
+    with pytest.raises(FullDisk):
+        store.save_label("a", str(label_file(tmp_path, 1)), "final", {"client_id": "bob"})
+    assert (final_file(scans, "a").read_bytes() if final_file(scans, "a").exists() else None) == content
+    store.refresh()
+    assert store.label_history("a") == before
+    assert list(store.final_labels()) == (["a"] if had_label else [])
+
+
+def test_a_label_that_came_by_the_folder_keeps_its_bytes_when_it_is_replaced_at_once(
+    scans: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = open_store(scans, workspace)
+    content = label_file(tmp_path, 0).read_bytes()
+    final_file(scans, "a").write_bytes(content)
+    store.refresh()
+    store.save_label("a", str(label_file(tmp_path, 1)), "final", {"client_id": "bob"})
+    found, saved = store.label_history("a")
+    assert (found["state"], saved["reader"]) == ("replaced", "bob")
+    assert store.label_version("a", found["uid"]).read_bytes() == content
+
+
+@pytest.mark.parametrize("was_done", [True, False])
+def test_a_removal_that_was_cut_off_is_completed(
+    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_done: bool
+) -> None:
+    store = open_store(scans, workspace)
+    store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "ann"})
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(LabelStore, "withdraw", lambda *_: None)
+        if was_done:
+            context.setattr(LabelStore, "settle", die)
+        else:
+            context.setattr(LabelWriter, "take_away", die)
+        with pytest.raises(Killed):
+            store.remove_label("a", "final")
+    again = open_store(scans, workspace)
+    assert again.final_labels() == {}
+    assert not final_file(scans, "a").exists()
+    assert [version["state"] for version in again.label_history("a")] == ["removed"]
+    assert again._store.pending() == []
+
+
+def test_an_empty_folder_of_labels_that_is_removed_comes_back(scans: Path, workspace: Workspace) -> None:
+    store = open_store(scans, workspace)
+    (scans / "labels" / "original").rmdir()
+    write_nifti(scans / "d.nii.gz", scan(seed=9))
+    store.refresh()
+    assert store.list_images() == ["a", "b", "c", "d"]
+    assert (scans / "labels" / "original").is_dir()
+
+
+def test_a_folder_that_had_labels_is_missed_and_not_taken_for_empty(
+    scans: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = open_store(scans, workspace)
+    store.save_label("a", str(label_file(tmp_path)), "final", {})
+    (scans / "labels" / "final").rename(tmp_path / "away")
+    store.refresh()
+    assert list(store.final_labels()) == ["a"]
+    assert not (scans / "labels" / "final").exists()
+
+
 def test_old_temporary_files_are_removed_and_young_ones_left(scans: Path, project: Workspace) -> None:
     old, young = scans / ".old.tmp", scans / ".young.tmp"
-    for path in (old, young):
+    inside = [project.labels / "pending", project.drafts, project.maps, project.training, project.root]
+    others = [folder / ".other.tmp" for folder in inside]
+    for path in (old, young, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 3600,) * 2)
+    for path in (old, *others):
+        os.utime(path, (time.time() - 3600,) * 2)
     store = open_store(scans, project)
-    assert not old.exists()
+    assert [path for path in (old, *others) if path.exists()] == []
     assert young.exists()
-    assert store.repairs == ["1 half-written temporary files of an interrupted run were removed."]
+    assert store.repairs == ["6 half-written temporary files of an interrupted run were removed."]
 
 
 def test_a_record_without_its_bytes_is_given_up_with_a_word(scans: Path, project: Workspace) -> None:

@@ -194,6 +194,71 @@ def test_readers_that_ask_at_the_same_moment_get_different_cases(
     assert set().union(*ids) == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("order", ["rank", "random"])
+def test_anonymous_requests_at_the_same_moment_all_get_a_case_while_there_is_one(
+    desk: CaseOffers, scans: Path, workspace: Workspace, order: str
+) -> None:
+    for reader in ("ann", "bob"):
+        ask(desk, reader)  # one case is left free
+    other = open_store(scans, workspace)
+    desks = [desk, CaseOffers(other, other._database, 3600.0)]
+    given: list[str | None] = []
+
+    def work(number: int) -> None:
+        for _ in range(8):
+            given.append(ask(desks[number % 2], order=order))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert given == ["a"] * 48
+
+
+def test_a_case_is_not_taken_while_its_reader_gives_a_sign_of_life(
+    desk: CaseOffers, scans: Path, workspace: Workspace, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reader in ("cleo", "dora", "ann"):
+        ask(desk, reader)
+    clock.now += 3000
+    for case_id, reader in (("b", "cleo"), ("c", "dora")):
+        desk.heartbeat(case_id, reader)
+    clock.now += 1000  # ann's time is over, and nobody came for her case
+    other = open_store(scans, workspace)
+    at_it, asked = threading.Event(), threading.Event()
+    renew = offers.leases.renew
+
+    def slowly(*given: Any) -> None:
+        at_it.set()
+        asked.wait(1)  # bob's request waits for the database meanwhile, or passes by
+        renew(*given)
+
+    monkeypatch.setattr(offers.leases, "renew", slowly)
+    answers: dict[str, Any] = {}
+    alive = threading.Thread(target=lambda: answers.update(ann=desk.heartbeat("a", "ann")))
+    alive.start()
+    assert at_it.wait(10)
+    answers["bob"] = CaseOffers(other, other._database, 3600.0).next("bob", "most_uncertain", "rank")
+    asked.set()
+    alive.join()
+    assert answers["ann"].id == "a"
+    assert answers["bob"].expires_at is None, "to share, for all are in work"
+    assert {lease["reader"]: lease["case_id"] for lease in desk.current()} == {
+        "cleo": "b",
+        "dora": "c",
+        "ann": "a",
+    }
+
+
+def test_a_folder_in_the_place_of_a_scan_ends_its_lease(desk: CaseOffers, scans: Path) -> None:
+    assert ask(desk, "ann") == "b"
+    (scans / "b.nii.gz").unlink()
+    (scans / "b.nii.gz").mkdir()
+    assert ask(desk, "ann") == "c"
+    assert [lease["case_id"] for lease in desk.current()] == ["c"]
+
+
 CASES = ("a", "b", "c")
 READERS = st.integers(0, 3)
 SERVERS = st.integers(0, 1)

@@ -152,6 +152,62 @@ def test_a_round_that_is_cut_off_does_not_wait_for_the_pause_of_the_one_behind_i
     assert "r0001 was cut off" in queues[1].list()[1]["reason"]
 
 
+def killed_once_more(queue: RoundQueue) -> Round:
+    """The waiting round begins, and its worker dies."""
+    store = queue.service._store
+    entry = store.claim(store.state().change, {"case00": "1"}, set(), 1)
+    assert entry is not None
+    assert store.fail(entry, "The worker was ended by signal SIGKILL.", {}, cut_off=True)
+    return entry
+
+
+def test_a_round_whose_worker_dies_is_followed_until_it_dies_at_the_same_labels_too_often(
+    queues: list[RoundQueue],
+) -> None:
+    one, other = queues
+    one.service._store.request("asked for")
+    for _ in range(4):
+        killed_once_more(one)
+    assert statuses(other) == ["failed"] * 4
+    assert "goes on where it was" in other.list()[2]["reason"]
+    assert "a new label" in other.list()[3]["reason"]
+    one.service._store.postpone({"case00": "1", "case01": "2"}, set(), 1)
+    killed_once_more(one)
+    assert statuses(other) == [*["failed"] * 5, "queued"], "another label is another chance"
+
+
+def test_a_round_whose_worker_died_is_tried_again_after_growing_pauses(queues: list[RoundQueue]) -> None:
+    one = queues[0]
+    one.service._store.request("asked for")
+    waits = []
+    for _ in range(3):
+        killed_once_more(one)
+        waits.append(one.service._debounce(one.service._store.state()))
+    assert waits[0] == pytest.approx(0, abs=0.1)
+    assert waits[1:] == pytest.approx([10, 60], abs=1)
+    one.service._store.request("now")
+    assert one.service._debounce(one.service._store.state()) <= 0
+
+
+def test_a_job_of_scoring_that_nobody_works_at_ends_when_every_case_is_scored(
+    queues: list[RoundQueue],
+) -> None:
+    database = queues[0].service._store.database
+    one, other = ScoreJobs(database), ScoreJobs(queues[1].service._store.database)
+    first = one.take("v1")
+    other.close("v1")
+    assert [job["status"] for job in queues[1].jobs()] == ["running"], "its owner is at it"
+    one.leave(int(first or 0), {"scored": 1, "cases": 3}, finished=False)
+    other.close("v1")
+    one.leave(int(one.take("v1") or 0), {"scored": 1, "cases": 3}, finished=False)
+    other.close("v2")
+    paused = int(one.take("v2") or 0)
+    assert one.pause(paused)
+    one.leave(paused, {}, finished=False)
+    other.close("v2")
+    assert [job["status"] for job in queues[1].jobs()] == ["done", "cancelled", "paused"]
+
+
 def test_what_the_former_owner_still_does_with_a_round_that_was_taken_over_counts_nothing(
     queues: list[RoundQueue],
 ) -> None:

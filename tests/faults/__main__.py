@@ -56,6 +56,7 @@ def main() -> int:
     report = {
         "kills": sum(tally.kills.values()),
         "kills_by_victim": tally.kills,
+        "kills_in_publications": tally.publications,
         "acknowledged": ledger.count,
         "lost": len(ledger.lost),
         "doubled": len(ledger.doubled),
@@ -72,7 +73,8 @@ def main() -> int:
     for what in (*sorted(ledger.lost), *sorted(ledger.doubled)):
         print(f"lost or doubled: {what}")
     bad = bool(failed or ledger.lost or ledger.doubled or sum(tally.kills.values()) < options.kills)
-    bad |= options.kills >= FULL_RUN and ledger.count < MIN_ACKNOWLEDGED_OF_A_FULL_RUN
+    is_thin = ledger.count < MIN_ACKNOWLEDGED_OF_A_FULL_RUN or bool(skipped)
+    bad |= options.kills >= FULL_RUN and is_thin
     if not bad:
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import signal
 import sqlite3
@@ -36,10 +37,12 @@ class Tally:
     Attributes:
         kills: Kills by victim.
         recovery_s: The longest time from a kill to what goes on again, by victim.
+        publications: Kills of the server that came between the last step of a round and its end.
     """
 
     kills: dict[str, int] = field(default_factory=dict)
     recovery_s: dict[str, float] = field(default_factory=dict)
+    publications: int = 0
 
     def count(self, victim: str, recovery_s: float) -> None:
         """One more kill, and how long the recovery took."""
@@ -57,6 +60,7 @@ def kill_servers(
             _wait_for_moment(server, ledger, moment)
             begun = time.monotonic()
             server.kill()
+            tally.publications += _was_publishing(server)
             server.start()
             server.wait_for(lambda: _is_running(server), "a round that goes on after the start")
             tally.count("server", time.monotonic() - begun)
@@ -67,22 +71,40 @@ def kill_servers(
 def kill_trainers(
     server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
 ) -> None:
-    """Kill the process that trains, from its first moments to its last, while labels come in."""
-    with Submitter([server], labels, ledger, pause_s=0.3):
-        for number in range(kills):
-            if number % 2:
-                server.wait_for(lambda: _step(server) > 0, "a training step")
-            victim = server.wait_for(lambda: workers(server, "train"), "a trainer")[0]
-            time.sleep(random.uniform(0, 1.5))
-            begun = time.monotonic()
-            if not kill_worker(victim):
-                continue
-            server.wait_for(
-                lambda gone=victim: set(workers(server, "train")) - {gone}, "a round after the killed one"
-            )
-            tally.count("trainer", time.monotonic() - begun)
-            say(f"trainer killed ({number + 1}/{kills}), {ledger.count} labels acknowledged")
+    """Kill the process that trains, from its first moments to its last: mostly while labels come in, every
+    eighth time when there is one label only, and nobody whose next one would start a round."""
+    done = 0
+    while done < kills:
+        is_alone = done % 8 == 7
+        if is_alone:
+            server.wait_for(lambda: not _is_busy(server), "the end of the rounds")
+            _submit_one(server, labels, ledger, server.project.ids[done % LABELED_CASES])
+        with contextlib.nullcontext() if is_alone else Submitter([server], labels, ledger, pause_s=0.3):
+            for _ in range(1 if is_alone else min(7 - done % 8, kills - done)):
+                _kill_trainer(server, tally, wait_for_step=bool(done % 2))
+                done += 1
+                say(f"trainer killed ({done}/{kills}), {ledger.count} labels acknowledged")
     check_all(server, ledger)
+
+
+def _kill_trainer(server: FaultServer, tally: Tally, wait_for_step: bool) -> None:
+    while True:
+        if wait_for_step:
+            server.wait_for(lambda: _step(server) > 0, "a training step")
+        victim = server.wait_for(lambda: workers(server, "train"), "a trainer")[0]
+        time.sleep(random.uniform(0, 1.5))
+        begun = time.monotonic()
+        if kill_worker(victim):
+            break
+    server.wait_for(lambda: set(workers(server, "train")) - {victim}, "a round after the killed one")
+    tally.count("trainer", time.monotonic() - begun)
+
+
+def _submit_one(server: FaultServer, labels: LabelSource, ledger: Ledger, case: str) -> None:
+    content = labels.next(case)
+    digest = ledger.attempt(case, content)
+    assert server.put_label(case, content).status_code == 200
+    ledger.acknowledge(case, digest)
 
 
 def kill_scorers(
@@ -91,11 +113,7 @@ def kill_scorers(
     """Kill the process that scores the pool; the scores so far must stay, and the rest must follow."""
     done = 0
     while done < kills:
-        case = server.project.ids[done % LABELED_CASES]
-        content = labels.next(case)
-        digest = ledger.attempt(case, content)
-        assert server.put_label(case, content).status_code == 200
-        ledger.acknowledge(case, digest)
+        _submit_one(server, labels, ledger, server.project.ids[done % LABELED_CASES])
         server.wait_for(lambda: not _is_busy(server), "the end of the round")
         found = server.wait_for(lambda: workers(server, "score") or _all_scored(server), "scoring")
         while isinstance(found, list) and done < kills:
@@ -189,6 +207,14 @@ def _wait_for_moment(server: FaultServer, ledger: Ledger, moment: str) -> None:
     else:
         server.wait_for(lambda: _step(server) >= 60, "the last step of a round")
     time.sleep(random.uniform(0, 1.0))
+
+
+def _was_publishing(server: FaultServer) -> bool:
+    """Of a killed server: whether its round had made its last step and was not done."""
+    with contextlib.closing(sqlite3.connect(server.project.workspace / "catalogue.db")) as database:
+        query = "SELECT progress FROM jobs WHERE kind = 'train' AND status = 'running'"
+        found = [json.loads(row[0]) for row in database.execute(query)]
+    return any(0 < progress.get("steps", 0) == progress.get("step") for progress in found)
 
 
 def _running(server: FaultServer) -> list[dict[str, object]]:

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from ugmcl.agreement import AGREEMENT_DICE
 
 from .catalogue import adoption, cases, labels, repair, stock_file
+from .catalogue.archive import Archive
 from .catalogue.case_source import CaseSource
 from .catalogue.folder_sync import FolderSync
 from .catalogue.label_store import SUBMITTED, LabelRecord, LabelStore
@@ -97,7 +98,10 @@ class FolderDatastore(ImageStore):
         said = list(self._database.repairs)
         alike = adoption.judges_alike(self._database, self.labels, self.allow_empty)
         said += adoption.adopt(self._database, self._workspace, self._folder, self._store)
-        said += repair.remove_half_written(self._workspace.root, self._folder, *map(self._label_folder, TAGS))
+        said += repair.remove_half_written(
+            *(self._folder, *map(self._label_folder, TAGS), self._workspace.root, self._store.pending_folder),
+            *(self._workspace.drafts, self._workspace.maps, self._workspace.training),
+        )
         self._sync.load(labels_too=alike)
         said += repair.finish_pending(self._database, self._store, self._writer)
         with self._database.read() as session:
@@ -274,7 +278,7 @@ class FolderDatastore(ImageStore):
 
     def _follow(self, period_s: float) -> None:
         pause_s = period_s
-        archived = repair.Archive(self._database, self._store, self._folder)
+        archived = Archive(self._database, self._store, self._folder)
         while not self._stop.wait(pause_s):
             begun = time.monotonic()
             try:

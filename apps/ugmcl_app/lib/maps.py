@@ -128,7 +128,7 @@ class MapStore:
             return before
 
         before = self._database.write(enter)
-        if before is not None:
+        if before not in (None, path.name):  # a repeated transaction finds what it had entered itself
             remove_files(self._folder, before)
         return StoredMap(path, model_version, row["mc_samples"], summary)
 

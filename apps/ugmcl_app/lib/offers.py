@@ -9,6 +9,7 @@ Nothing is offered only when every case is labeled, or read by this reader, or w
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
@@ -175,7 +176,11 @@ class CaseOffers:
             if leases.of_reader(session, reader) is None:
                 return None
         offer = self._database.write(renew)
-        return offer if offer is None or self._datastore.is_usable(offer.id) else self._again(reader)
+        if offer is None or self._datastore.is_usable(offer.id):
+            return offer
+        with contextlib.suppress(Refusal):  # another request of the same reader was faster
+            self.give_back(offer.id, reader, reason="the case is no longer to be labeled")
+        return None
 
     def _lease_one(self, reader: str, strategy: str, order: str) -> Offer | None:
         """A free case of the reader's own, chosen and leased in one transaction; None if there is none."""
@@ -257,13 +262,17 @@ class CaseOffers:
 
     def _next_for_nobody(self, order: str) -> Offer | None:
         for free in (True, False):
-            chances = self._by_chance() if order == "random" and free else iter(())
-            for case_id, before in itertools.chain(chances, self._by_last_lease("", order, free)):
-                if not self._datastore.is_usable(case_id):
-                    continue
-                now = max(time.time(), before + 1e-6)  # a clock set back must not offer it at once again
-                if self._database.write(lambda s, i=case_id, b=before, n=now: cases.touch(s, i, b, n)):  # type: ignore[misc]
-                    return Offer(case_id, None)
+            is_late = True  # another request took what this one had found: there may be more
+            while is_late:
+                is_late = False
+                chances = self._by_chance() if order == "random" and free else iter(())
+                for case_id, before in itertools.chain(chances, self._by_last_lease("", order, free)):
+                    if not self._datastore.is_usable(case_id):
+                        continue
+                    now = max(time.time(), before + 1e-6)  # a clock set back must not offer it at once again
+                    if self._database.write(lambda s, i=case_id, b=before, n=now: cases.touch(s, i, b, n)):  # type: ignore[misc]
+                        return Offer(case_id, None)
+                    is_late = True
         return None
 
     def _by_chance(self) -> Iterator[tuple[str, float]]:
@@ -307,6 +316,7 @@ class CaseOffers:
 
     @staticmethod
     def _own(session: Session, case_id: str, reader: str) -> Lease:
+        cases.lock(session, [case_id])  # or somebody may take the case just now
         lease = leases.of_reader(session, reader) if reader else None
         if lease is None or lease.case_id != case_id:
             raise Refusal(

@@ -94,6 +94,10 @@ class ModelRegistry:
             model_rows.publish(session, staged.version)
         return model_rows.prune(session, KEPT_VERSIONS)
 
+    def is_entered(self, session: Session, version: str) -> bool:
+        """Whether a version has come into the catalogue."""
+        return model_rows.find(session, version) is not None
+
     def tidy(self, versions: list[str]) -> None:
         """Delete the files of versions that the catalogue does not name any more."""
         for version in versions:

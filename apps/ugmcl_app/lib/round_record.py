@@ -73,6 +73,7 @@ class Round:
         claimed: Image id -> SHA-256 of its final label when the round started.
         read: Image id -> SHA-256 of the label file that the worker really read.
         set_aside: Image id -> why the round went on without it.
+        cut_off: How many rounds in a row just before it, with the same labels, ended as their worker died.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Round:
     claimed: dict[str, str] = field(default_factory=dict)
     read: dict[str, str] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
+    cut_off: int = 0
 
     @property
     def number(self) -> int | None:

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 MAX_DEBOUNCES = 12  # a steady stream of labels delays a round by at most this many debounce periods
 POLL_S = 1.0  # how soon what another process did is noticed
 JOIN_S = 30.0
+CUT_OFF_PAUSES_S = (0.0, 10.0, 60.0)
+"""Before a round whose worker died is tried again, by how often that happened: what killed it may pass."""
 _LINES = 20  # of a round's progress, for the host's task view
 
 
@@ -187,6 +189,8 @@ class RoundService:
         elif touches != state.touches:
             last = now
         self._seen = (state.waiting.id, state.touches, first, last)
+        if state.waiting.cut_off and not state.touches:
+            return first + CUT_OFF_PAUSES_S[min(state.waiting.cut_off, len(CUT_OFF_PAUSES_S)) - 1] - now
         period = self._settings.debounce_s
         return 0.0 if state.waiting.requested else min(last + period, first + MAX_DEBOUNCES * period) - now
 
@@ -227,7 +231,9 @@ class RoundService:
                     done = self._finish(entry, self._work(entry))
         except Exception as error:
             logger.exception("Round %s failed.", entry.id)
-            self._store.fail(entry, f"The round failed: {error}", self._progress)
+            # A full disk passes; another error would come again.
+            passes = isinstance(error, OSError)
+            self._store.fail(entry, f"The round failed: {error}.", self._progress, cut_off=passes)
         finally:
             with self._changed:
                 self.running = self.worker = None
@@ -258,7 +264,7 @@ class RoundService:
         if outcome.result is None:
             if self._stopping:
                 return False  # `stop` ends it as interrupted, with a round to follow
-            if self._store.fail(entry, outcome.error, self._progress):
+            if self._store.fail(entry, outcome.error, self._progress, cut_off=not outcome.raised):
                 # Not why: the sentence may name a file, and a file may be named after a patient.
                 logger.warning("Round %s failed; GET /rounds says why.", entry.id)
                 if outcome.raised:
@@ -296,7 +302,9 @@ class RoundService:
             this process's any more. And the versions whose files are to go.
         """
         if not self._store.is_mine(session, entry):
-            return None, []
+            # A repeated transaction, whose first end nobody heard of, may find the round done by itself.
+            is_done = self._registry.is_entered(session, candidate.staged.version)
+            return (True if is_done else None), []
         if candidate.metrics is not None and self._registry.hold_live(session) != candidate.compared_with:
             return False, []
         surplus = self._registry.enter(session, candidate.staged, candidate.promoted)

@@ -21,6 +21,8 @@ from .round_view import RoundView, learned_labels, round_of, show_progress, slot
 from .workspace import Workspace
 
 INTERRUPTED = "interrupted: the server stopped"
+MAX_CUT_OFFS = 3
+"""A worker that dies as often at the same labels (too little memory?) needs a person or another label."""
 _RUNNING_KEY, WAITING_KEY = "train-running", "train-waiting"
 
 
@@ -67,6 +69,7 @@ class RoundStore(RoundView):
             _, waiting = slots(session)
             entry = round_of(session, waiting or new_round(session))
             entry.requested, entry.reason = True, entry.reason if entry.status == PAUSED else reason
+            entry.cut_off = 0  # whoever asks does not want to wait
             round_rows.put(session, entry.to_dict())
             return entry
 
@@ -167,6 +170,8 @@ class RoundStore(RoundView):
             if waiting is None or waiting.status != QUEUED or running is not None:
                 return None
             entry = round_of(session, waiting)
+            if touches(waiting):
+                entry.cut_off = 0  # other labels than those at which a worker died
             deserved = deserve_round(labels, learned_labels(session), unreadable, min_labels)
             if not labels or not (entry.requested or deserved):
                 read = "an earlier round has already read every label that can be read"
@@ -206,14 +211,32 @@ class RoundStore(RoundView):
                 round_rows.put(session, {**last, "claimed": {}, "read": {}})
         _end(session, running, entry, status, reason)
 
-    def fail(self, entry: Round, reason: str, progress: dict[str, Any]) -> bool:
-        """End the round as failed; False if it is this process's no more."""
+    def fail(self, entry: Round, reason: str, progress: dict[str, Any], cut_off: bool = False) -> bool:
+        """End the round as failed; False if it is this process's no more.
+
+        Args:
+            entry: The round.
+            reason: A sentence on why.
+            progress: How far it came.
+            cut_off: Whether that says nothing against the round itself: another follows that resumes its
+                state, up to `MAX_CUT_OFFS` times in a row.
+        """
 
         def step(session: Session) -> bool:
-            mine = self.is_mine(session, entry)
-            if mine:
+            if not self.is_mine(session, entry):
+                return False
+            _, waiting = slots(session)
+            if not cut_off:
                 self.finish(session, entry, FAILED, reason, progress)
-            return mine
+            elif entry.cut_off < MAX_CUT_OFFS:
+                self.finish(
+                    session, entry, FAILED, f"{reason} The next round goes on where it was.", progress
+                )
+                _let_follow(session, waiting, entry, entry.cut_off + 1)
+            else:
+                once_more = "Its labels stay pending; a new label or POST /train/ugmcl starts a round."
+                self.finish(session, entry, FAILED, f"{reason} {once_more}", progress)
+            return True
 
         return self.database.write(step)
 
@@ -237,14 +260,7 @@ class RoundStore(RoundView):
             if running_was_foreign:
                 entry.duration_s = None  # when it really ended is not known
                 round_rows.put(session, entry.to_dict())
-            next_job = waiting or new_round(session)
-            following = round_of(session, next_job)
-            if following.status == PAUSED:  # or the round that was cut off would wait for a person
-                following.status, following.requested = QUEUED, True
-                following.reason = f"Resumed: it goes on where round {entry.id} was cut off."
-                jobs.wait(next_job, WAITING_KEY)
-            following.requested = following.requested or entry.requested
-            round_rows.put(session, following.to_dict())
+            _let_follow(session, waiting, entry)
             return entry
 
         return self.database.write(step)
@@ -265,6 +281,19 @@ def new_round(session: Session) -> Job:
     round_id, number = round_rows.new_id(session)
     round_rows.add(session, number, Round(id=round_id).to_dict())
     return jobs.add(session, jobs.TRAIN, WAITING_KEY, {"round": round_id, "touches": 0})
+
+
+def _let_follow(session: Session, waiting: Job | None, entry: Round, cut_off: int = 0) -> None:
+    """See to it that a round waits which resumes the state of one that was cut off."""
+    next_job = waiting or new_round(session)
+    following = round_of(session, next_job)
+    if following.status == PAUSED:  # or the round that was cut off would wait for a person
+        following.status, following.requested = QUEUED, True
+        following.reason = f"Resumed: it goes on where round {entry.id} was cut off."
+        jobs.wait(next_job, WAITING_KEY)
+    following.requested = following.requested or entry.requested
+    following.cut_off = cut_off
+    round_rows.put(session, following.to_dict())
 
 
 def _end(session: Session, job: Job, entry: Round, status: str, reason: str) -> Round:

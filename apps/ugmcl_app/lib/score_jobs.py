@@ -54,6 +54,24 @@ class ScoreJobs:
 
         return self.database.write(step)
 
+    def close(self, version: str) -> None:
+        """Every case has its score of the live version: end a job, unless it is worked at or paused."""
+
+        def step(session: Session) -> None:
+            jobs.lock(session, jobs.SCORE)
+            for job in jobs.unfinished(session, jobs.SCORE):
+                if job.status == jobs.PAUSED or (job.status == jobs.RUNNING and not self._is_free(job)):
+                    continue
+                if job.request.get("model_version") == version:
+                    jobs.end(job, jobs.DONE, "")
+                else:
+                    jobs.end(job, jobs.CANCELLED, "Another model version went live.")
+
+        with self.database.read() as session:  # mostly there is none
+            if not jobs.unfinished(session, jobs.SCORE):
+                return
+        self.database.write(step)
+
     def leave(self, job_id: int, progress: dict[str, Any], finished: bool) -> None:
         """The worker has ended: the job is done, or waits for going on, here or elsewhere."""
 

@@ -161,6 +161,7 @@ class PoolScoring:
         missing.sort(key=lambda i: latest[i].model_version if i in latest else "")  # versions sort by age
         self._looking_s = time.monotonic() - begun
         if not missing:
+            self._jobs.close(version)
             self._renew_batch(complete=True)
             return False
         job_id = self._jobs.take(version)

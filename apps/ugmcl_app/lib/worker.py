@@ -94,7 +94,7 @@ def watch_parent(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def only_worker(folder: Path, patience_s: float = 40.0) -> Iterator[None]:
+def only_worker(folder: Path, patience_s: float = 90.0) -> Iterator[None]:
     """Hold the folder's lock, so that a worker orphaned by a dead server cannot write beside its successor.
 
     Raises TimeoutError after `patience_s` seconds.

@@ -22,13 +22,20 @@ def is_web_address(studies: Path | str) -> bool:
     return str(studies).startswith(("http://", "https://"))
 
 
-def write_file_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_file_atomic(path: Path, write: Callable[[Path], None], by_way_of: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
     A process killed at any moment leaves the old file or the new one, and at most a stray `.tmp`.
+
+    Args:
+        path: The file.
+        write: Gets the temporary one.
+        by_way_of: The folder of the temporary file, on the same file system; None: that of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    if by_way_of is not None:
+        by_way_of.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=by_way_of or path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -54,13 +61,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step."""
+def write_bytes_atomic(path: Path, content: bytes, by_way_of: Path | None = None) -> None:
+    """Replace `path` by `content` in one step; see `write_file_atomic`."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
 
-    write_file_atomic(path, write)
+    write_file_atomic(path, write, by_way_of)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

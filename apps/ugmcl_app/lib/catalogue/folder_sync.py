@@ -63,7 +63,7 @@ class FolderSync:
             OSError: If they cannot be listed.
         """
         with self._lock:
-            listing = self._source.list_files()
+            listing = self._list_files()
             with self._known_lock:
                 known = dict(self._known)
             differing = [name for name, signature in listing.items() if known.get(name) != signature]
@@ -73,6 +73,28 @@ class FolderSync:
             for start in range(0, len(wanted), BATCH):
                 batch = wanted[start : start + BATCH]
                 self._look_at(batch, HEADER, lambda: time.monotonic() < deadline, listing)
+
+    def _list_files(self) -> dict[str, Signature]:
+        try:
+            return self._source.list_files()
+        except FileNotFoundError:
+            if not self._made_label_folders():
+                raise
+            return self._source.list_files()
+
+    def _made_label_folders(self) -> bool:
+        """Make a folder of labels again that somebody removed while it was empty; one that had labels is
+        missed, for it may be a share that is away."""
+        made = False
+        for tag in TAGS:
+            place = self.folder / "labels" / tag
+            if not place.exists() and self.folder.is_dir():
+                with self._database.read() as session:
+                    had_labels = bool(labels.labeled_ids(session, tag))
+                if not had_labels:
+                    place.mkdir(parents=True, exist_ok=True)
+                    made = True
+        return made
 
     def read_through(self, seconds: float) -> None:
         """Read scans to their last voxel that were not yet, as many as the time allows."""
@@ -158,7 +180,7 @@ class FolderSync:
         for name in self._looker.names_of(case_id):
             if listing is None or name in listing or name in rows:
                 signature = self._source.signature(name)
-                if signature is not None and not self._source.path(name).is_dir():
+                if signature is not None and self._is_file(name):
                     present[name] = signature
                 elif listing is not None and listing.get(name) == Signature(-1, 0):
                     present[name] = Signature(-1, 0)  # a dangling link
@@ -190,10 +212,11 @@ class FolderSync:
             cases.serve(row, look.serving, PRESENT)
         elif look.hidden is not None:
             cases.serve(row, look.hidden, SET_ASIDE)
-        elif not any(
-            self._source.signature(name) for name in self._looker.names_of(row.id) if "/" not in name
-        ):
+        elif not any(self._is_file(name) for name in self._looker.names_of(row.id) if "/" not in name):
             cases.serve(row, row.file, GONE)
+
+    def _is_file(self, name: str) -> bool:
+        return self._source.signature(name) is not None and not self._source.path(name).is_dir()
 
     def _enter_label(self, session: Session, look: CaseLook, tag: str, recorded: Label | None) -> None:
         file = look.labels.get(tag)

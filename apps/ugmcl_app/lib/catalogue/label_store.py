@@ -65,17 +65,22 @@ class LabelRecord:
 
 
 class LabelStore:
-    """Label contents and records below one folder. Several processes may use it at the same time."""
+    """Label contents and records below one folder. Several processes may use it at the same time.
+
+    Attributes:
+        pending_folder: Has the announced records, and whatever is half-written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pending = folder / "pending"
+        self.pending_folder = self._pending = folder / "pending"
 
     def keep(self, content: bytes, extension: str) -> str:
         """Store a label's bytes, flushed to disk; returns their SHA-256."""
         digest = self.digest(content)
         if self.read(digest, extension) is None:
-            write_bytes_atomic(self.path_of(digest, extension), content)
+            # By way of the one folder that a start clears of what a killed process left half-written.
+            write_bytes_atomic(self.path_of(digest, extension), content, self._pending)
         return digest
 
     @staticmethod
@@ -111,7 +116,7 @@ class LabelStore:
             os.replace(self._pending / f"{record.uid}.json", target)
         except FileNotFoundError:  # not announced, or settled by another process
             if not target.exists():
-                _write(target, record)
+                _write(target, record, self._pending)
 
     def withdraw(self, record: LabelRecord) -> None:
         """The record did not come into the database, and its sender knows."""
@@ -139,8 +144,8 @@ class LabelStore:
         return self._folder / record.sha256[:2] / record.sha256 / f"{record.uid}.json"
 
 
-def _write(path: Path, record: LabelRecord) -> None:
-    write_bytes_atomic(path, json.dumps(asdict(record), indent=1, default=str).encode())
+def _write(path: Path, record: LabelRecord, beside: Path | None = None) -> None:
+    write_bytes_atomic(path, json.dumps(asdict(record), indent=1, default=str).encode(), beside)
 
 
 def _records(paths: Iterator[Path]) -> Iterator[LabelRecord]:

@@ -23,6 +23,7 @@ from ..pool import Signature
 from ..volumes import EXTENSIONS
 from ..workspace import sync_folder, write_bytes_atomic
 from . import cases, folder_files, labels, leases, readings
+from .archive import keep_label
 from .database import Database
 from .folder_sync import FolderSync
 from .label_store import TAKEN_AWAY, LabelRecord, LabelStore
@@ -119,6 +120,17 @@ class LabelWriter:
     def remove(self, case_id: str, tag: str) -> None:
         """Take the label in effect, or absent, away; its versions stay in the history and the store."""
         record = LabelRecord(case_id, tag, TAKEN_AWAY, time.time())
+        self._store.announce(record)
+        try:
+            self.take_away(record)
+        except BaseException:
+            self._store.withdraw(record)
+            raise
+        self._store.settle(record)
+
+    def take_away(self, record: LabelRecord) -> None:
+        """Do what an announced record of a removal says; see `remove`."""
+        case_id, tag = record.case_id, record.tag
         names = [name for name, kind in self._looker.names_of(case_id).items() if kind == tag]
 
         def enter(session: Session) -> None:
@@ -128,11 +140,11 @@ class LabelWriter:
                 labels.set_state(session, label, REMOVED)
             if tag == labels.FINAL:
                 readings.close(session, case_id, record.created_at)
+            folder_files.drop(session, names)
+            session.flush()
             for name in names:
                 (self._looker.folder / name).unlink(missing_ok=True)
-            folder_files.drop(session, names)
 
-        self._store.settle(record)
         self._database.write(enter)
         self._sync.note({}, names)
 
@@ -154,20 +166,18 @@ class LabelWriter:
         self, session: Session, case: Case, record: LabelRecord, staged: Path, path: Path, content: bytes
     ) -> FileRow:
         before = labels.current(session, record.case_id, record.tag)
-        # Renamed with the case's row locked: whoever compares folder and catalogue sees both or neither.
-        if staged.exists():
-            os.replace(staged, path)
-            sync_folder(path.parent)
-        else:  # a repeated transaction: another process may have put its own label there since
-            write_bytes_atomic(path, content)
+        if before is not None and before.state == ACTIVE:
+            keep_label(self._store, self._looker.folder, before)  # one that came by the folder just now
+        if (
+            not staged.exists()
+        ):  # a repeated transaction: another process may have put its own label there since
+            write_bytes_atomic(staged, content)
         others = self._others(record)
-        for name in others:
-            (self._looker.folder / name).unlink(missing_ok=True)
         folder_files.drop(session, others)
         image = self._looker.source.signature(case.file)
         no_finding = bool(record.info.get("no_finding"))
         context = self._looker.context_of(image, record.tag, no_finding)
-        signature = Signature.of(path) or Signature(-1, 0)
+        signature = Signature.of(staged) or Signature(-1, 0)
         row = FileRow(
             self._name(record),
             record.tag,
@@ -182,6 +192,13 @@ class LabelWriter:
         folder_files.put(session, [row])
         if before is None or not _is_same(before, record):
             labels.enter(session, record)
+        session.flush()
+        # Last, when the database has taken all of it, and with the case's row locked: whoever compares folder
+        # and catalogue sees both or neither.
+        os.replace(staged, path)
+        sync_folder(path.parent)
+        for name in others:
+            (self._looker.folder / name).unlink(missing_ok=True)
         return row
 
     @staticmethod
@@ -199,9 +216,39 @@ class LabelWriter:
         )
 
     def _withdraw_unless_entered(self, record: LabelRecord) -> None:
-        with self._database.read() as session:
-            if not labels.is_entered(session, record.uid):
-                self._store.withdraw(record)
+        """After a failure: the label is in effect with all that is known of it, or nothing of it is left.
+
+        Where that cannot be done now, as on a full disk, the record stays announced: the next look or start
+        that finds its file enters it as its reader's.
+        """
+
+        def put_back(session: Session) -> None:
+            cases.lock(session, [record.case_id])
+            if labels.is_entered(session, record.uid):
+                return
+            if record.is_label:
+                self._put_back(labels.current(session, record.case_id, record.tag), record)
+            self._store.withdraw(record)
+
+        self._database.write(put_back)
+
+    def _put_back(self, before: Label | None, record: LabelRecord) -> None:
+        """Give a label's place back to the one before it, if the file was renamed but the commit failed."""
+        path = self._looker.folder / self._name(record)
+        if not path.exists() or self._store.digest(path.read_bytes()) != record.sha256:
+            return
+        if before is None or before.state != ACTIVE:
+            path.unlink()
+            return
+        if before.sha256 == record.sha256:
+            return
+        content = self._store.read(before.sha256, before.extension)
+        if content is None:
+            raise FileNotFoundError(f"The bytes of the label before {record.uid} are not kept.")
+        old = path.with_name(record.case_id + before.extension)
+        write_bytes_atomic(old, content)
+        if old != path:
+            path.unlink()
 
     @staticmethod
     def _name(record: LabelRecord) -> str:

@@ -14,9 +14,9 @@ from ..workspace import write_bytes_atomic
 from . import cases, labels
 from .database import Database
 from .folder_sync import FolderSync
-from .label_store import LabelRecord, LabelStore
+from .label_store import TAKEN_AWAY, LabelRecord, LabelStore
 from .label_writer import LabelWriter
-from .schema import ABSENT, ACTIVE, FolderFile, Label
+from .schema import ABSENT, FolderFile, Label
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,15 @@ def finish_pending(database: Database, store: LabelStore, writer: LabelWriter) -
         content = store.read(record.sha256, record.extension)
         if entered:
             store.settle(record)
+        elif record.source == TAKEN_AWAY:
+            if known is None or known.created_at > record.created_at:
+                store.withdraw(record)
+                continue
+            writer.take_away(record)
+            store.settle(record)
+            said.append(
+                f"{_submission(record, 'removed')} was cut off just before its end and was completed."
+            )
         elif content is None:
             store.withdraw(record)
             said.append(f"{_submission(record)} was cut off before all of it was written; send it again.")
@@ -88,44 +97,9 @@ def restore_damaged(database: Database, store: LabelStore, quarantine: Path, syn
     return _told(said)
 
 
-class Archive:
-    """Copies labels that came by the folder into the store, a few at a time: they have versions too."""
-
-    def __init__(self, database: Database, store: LabelStore, folder: Path) -> None:
-        self._database, self._store, self._folder = database, store, folder
-        self._last = 0  # the last row that was seen to be kept
-
-    def advance(self, seconds: float) -> None:
-        """Go on for some seconds."""
-        deadline = time.monotonic() + seconds
-        rows = select(Label).where(Label.id > self._last, Label.state == ACTIVE).order_by(Label.id).limit(50)
-        with self._database.read() as session:
-            found = list(session.scalars(rows))
-        for label in found:
-            if time.monotonic() > deadline:
-                return
-            self._keep(label)
-            self._last = label.id
-
-    def _keep(self, label: Label) -> None:
-        keys = ("uid", "case_id", "tag", "source", "reader", "tool", "model_version", "comment")
-        values = {key: getattr(label, key) for key in (*keys, "created_at", "sha256", "extension", "info")}
-        record = LabelRecord(**values)
-        if self._store.is_kept(record):
-            return
-        path = self._folder / f"labels/{label.tag}/{label.case_id}{label.extension}"
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return
-        if self._store.digest(content) == label.sha256:
-            self._store.keep(content, label.extension)
-            self._store.settle(record)
-
-
-def _submission(record: LabelRecord) -> str:
+def _submission(record: LabelRecord, what: str = "submitted") -> str:
     moment = datetime.fromtimestamp(record.created_at, UTC).isoformat(timespec="seconds")
-    return f"A label ({record.tag}) of {record.case_id!r}, submitted {moment},"
+    return f"A label ({record.tag}) of {record.case_id!r}, {what} {moment},"
 
 
 def _told(said: list[str]) -> list[str]:
