@@ -72,15 +72,15 @@ def kill_trainers(
     server: FaultServer, labels: LabelSource, ledger: Ledger, tally: Tally, kills: int, say: PROGRESS
 ) -> None:
     """Kill the process that trains, from its first moments to its last: mostly while labels come in, every
-    eighth time when there is one label only, and nobody whose next one would start a round."""
+    fourth time when there is one label only, and nobody whose next one would start a round."""
     done = 0
     while done < kills:
-        is_alone = done % 8 == 7
+        is_alone = done % 4 == 3
         if is_alone:
             server.wait_for(lambda: not _is_busy(server), "the end of the rounds")
             _submit_one(server, labels, ledger, server.project.ids[done % LABELED_CASES])
         with contextlib.nullcontext() if is_alone else Submitter([server], labels, ledger, pause_s=0.3):
-            for _ in range(1 if is_alone else min(7 - done % 8, kills - done)):
+            for _ in range(1 if is_alone else min(3 - done % 4, kills - done)):
                 _kill_trainer(server, tally, wait_for_step=bool(done % 2))
                 done += 1
                 say(f"trainer killed ({done}/{kills}), {ledger.count} labels acknowledged")
