@@ -230,6 +230,9 @@ class LabelWriter:
                 self._put_back(labels.current(session, record.case_id, record.tag), record)
             self._store.withdraw(record)
 
+        with self._database.read() as session:  # tells at once whether the database can be asked at all
+            if labels.is_entered(session, record.uid):
+                return
         self._database.write(put_back)
 
     def _put_back(self, before: Label | None, record: LabelRecord) -> None:
