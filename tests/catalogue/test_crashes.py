@@ -15,9 +15,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from lib.catalogue import database, labels
+from lib.catalogue.archive import Archive
 from lib.catalogue.label_store import LabelRecord, LabelStore
-from lib.catalogue.label_writer import LabelWriter
 from lib.catalogue.schema import Label
+from lib.datastore import FolderDatastore
 from lib.workspace import Workspace
 from tests import light_process
 from tests.app.scan_support import cut, scan, write_nifti
@@ -183,6 +184,12 @@ class FullDisk(OSError):
     """What a test lets happen."""
 
 
+def fail_next_commit(store: FolderDatastore) -> None:
+    @event.listens_for(store._database._engine, "commit", once=True)
+    def fail(_: object) -> None:
+        raise FullDisk("disk I/O error")
+
+
 def refuse_to_save(*_: object, **__: object) -> None:
     raise FullDisk("database or disk is full")
 
@@ -213,10 +220,7 @@ def test_a_label_whose_commit_fails_gives_its_place_back(
     before = store.label_history("a")
     content = final_file(scans, "a").read_bytes() if had_label else None
 
-    @event.listens_for(store._database._engine, "commit", once=True)
-    def fail(_: object) -> None:
-        raise FullDisk("disk I/O error")
-
+    fail_next_commit(store)
     with pytest.raises(FullDisk):
         store.save_label("a", str(label_file(tmp_path, 1)), "final", {"client_id": "bob"})
     assert (final_file(scans, "a").read_bytes() if final_file(scans, "a").exists() else None) == content
@@ -238,32 +242,38 @@ def test_a_label_that_came_by_the_folder_keeps_its_bytes_when_it_is_replaced_at_
     assert store.label_version("a", found["uid"]).read_bytes() == content
 
 
-@pytest.mark.parametrize("was_done", [True, False])
-def test_a_removal_that_was_cut_off_is_completed(
-    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_done: bool
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_a_removal_whose_commit_fails_takes_nothing_away(
+    scans: Path, workspace: Workspace, tmp_path: Path, by_folder: bool
 ) -> None:
     store = open_store(scans, workspace)
-    store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "ann"})
+    if by_folder:
+        final_file(scans, "a").write_bytes(label_file(tmp_path, 0).read_bytes())
+        store.refresh()
+    else:
+        store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "ann"})
+    before, content = store.label_history("a"), final_file(scans, "a").read_bytes()
+    fail_next_commit(store)
+    with pytest.raises(FullDisk):
+        store.remove_label("a", "final")
+    assert final_file(scans, "a").read_bytes() == content
+    store.refresh()
+    assert store.label_history("a") == before
+    store.remove_label("a", "final")
+    assert store.label_version("a", before[0]["uid"]).read_bytes() == content
 
-    class Killed(BaseException):
-        pass
 
-    def die(*_: object) -> None:
-        raise Killed
-
+def test_a_refused_label_leaves_a_file_alone_that_somebody_else_put_there(
+    scans: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(scans, workspace)
+    store.save_label("b", str(label_file(tmp_path, 0)), "final", {})
+    final_file(scans, "a").write_bytes(final_file(scans, "b").read_bytes())  # no look has seen it yet
     with monkeypatch.context() as context:
-        context.setattr(LabelStore, "withdraw", lambda *_: None)
-        if was_done:
-            context.setattr(LabelStore, "settle", die)
-        else:
-            context.setattr(LabelWriter, "take_away", die)
-        with pytest.raises(Killed):
-            store.remove_label("a", "final")
-    again = open_store(scans, workspace)
-    assert again.final_labels() == {}
-    assert not final_file(scans, "a").exists()
-    assert [version["state"] for version in again.label_history("a")] == ["removed"]
-    assert again._store.pending() == []
+        context.setattr(labels, "enter", refuse_to_save)
+        with pytest.raises(FullDisk):
+            store.save_label("a", str(label_file(tmp_path, 0)), "final", {"client_id": "bob"})
+    assert final_file(scans, "a").read_bytes() == final_file(scans, "b").read_bytes()
 
 
 def test_an_empty_folder_of_labels_that_is_removed_comes_back(scans: Path, workspace: Workspace) -> None:
@@ -284,6 +294,38 @@ def test_a_folder_that_had_labels_is_missed_and_not_taken_for_empty(
     store.refresh()
     assert list(store.final_labels()) == ["a"]
     assert not (scans / "labels" / "final").exists()
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_a_share_that_is_away_is_not_taken_for_a_project_without_scans(
+    scans: Path, workspace: Workspace, tmp_path: Path, has_labels: bool
+) -> None:
+    store = open_store(scans, workspace)
+    if has_labels:
+        store.save_label("a", str(label_file(tmp_path)), "final", {})
+    scans.rename(tmp_path / "away")
+    scans.mkdir()  # the mount point
+    store.refresh()
+    assert store.list_images() == ["a", "b", "c"]
+    assert list(scans.iterdir()) == []
+
+
+def test_the_archive_comes_back_to_what_it_could_not_keep(
+    scans: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = open_store(scans, workspace)
+    files = [final_file(scans, case) for case in "abc"]
+    for variant, path in enumerate(files):
+        path.write_bytes(label_file(tmp_path, variant).read_bytes())
+    store.refresh()
+    archive = Archive(store._database, store._store, scans)
+    away = [path.rename(tmp_path / f"away-{path.name}") for path in files[:2]]
+    archive.advance(60)
+    for path, kept in zip(files, away, strict=False):
+        kept.rename(path)
+    archive.advance(60)
+    kept_now = [store.label_version(case, store.label_history(case)[0]["uid"]).exists() for case in "abc"]
+    assert kept_now == [True] * 3
 
 
 def test_old_temporary_files_are_removed_and_young_ones_left(scans: Path, project: Workspace) -> None:

@@ -77,18 +77,26 @@ def kill_trainers(
     while done < kills:
         is_alone = done % 4 == 3
         if is_alone:
-            server.wait_for(lambda: not _is_busy(server), "the end of the rounds")
-            _submit_one(server, labels, ledger, server.project.ids[done % LABELED_CASES])
-        with contextlib.nullcontext() if is_alone else Submitter([server], labels, ledger, pause_s=0.3):
-            for _ in range(1 if is_alone else min(3 - done % 4, kills - done)):
+            case = server.project.ids[done % LABELED_CASES]
+            _kill_trainer(server, tally, False, lambda case=case: _submit_one(server, labels, ledger, case))
+            done += 1
+            say(f"trainer killed with nobody at work ({done}/{kills})")
+            continue
+        with Submitter([server], labels, ledger, pause_s=0.3):
+            for _ in range(min(3 - done % 4, kills - done)):
                 _kill_trainer(server, tally, wait_for_step=bool(done % 2))
                 done += 1
                 say(f"trainer killed ({done}/{kills}), {ledger.count} labels acknowledged")
     check_all(server, ledger)
 
 
-def _kill_trainer(server: FaultServer, tally: Tally, wait_for_step: bool) -> None:
+def _kill_trainer(
+    server: FaultServer, tally: Tally, wait_for_step: bool, submit: Callable[[], None] | None = None
+) -> None:
     while True:
+        if submit is not None:
+            server.wait_for(lambda: not _is_busy(server), "the end of the rounds")
+            submit()
         if wait_for_step:
             server.wait_for(lambda: _step(server) > 0, "a training step")
         victim = server.wait_for(lambda: workers(server, "train"), "a trainer")[0]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from .catalogue.schema import Job
@@ -231,8 +232,8 @@ class RoundService:
                     done = self._finish(entry, self._work(entry))
         except Exception as error:
             logger.exception("Round %s failed.", entry.id)
-            # A full disk passes; another error would come again.
-            passes = isinstance(error, OSError)
+            # A full disk passes, and a database that is away; another error would come again.
+            passes = isinstance(error, OSError | DBAPIError)
             self._store.fail(entry, f"The round failed: {error}.", self._progress, cut_off=passes)
         finally:
             with self._changed:

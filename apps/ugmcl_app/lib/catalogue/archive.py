@@ -45,16 +45,17 @@ class Archive:
     def advance(self, seconds: float) -> None:
         """Go on for some seconds."""
         deadline = time.monotonic() + seconds
-        wanted = or_(Label.id > self._last, Label.id.in_(sorted(self._again)))
+        # At most half of a look: files that nobody can read must not keep the others out.
+        again = sorted(self._again)[:25]
+        wanted = or_(Label.id > self._last, Label.id.in_(again))
         rows = select(Label).where(wanted, Label.state == ACTIVE).order_by(Label.id).limit(50)
         with self._database.read() as session:
             found = list(session.scalars(rows))
-        again = set()
+        self._again.difference_update(set(again) - {label.id for label in found})  # no longer in effect
         for label in found:
             if time.monotonic() > deadline:
-                break
-            if not keep_label(self._store, self._folder, label):
-                again.add(label.id)
+                return
             self._last = max(self._last, label.id)
-        # At most half of a look: files that nobody can read must not keep the others out.
-        self._again = set(sorted(again)[:25])
+            self._again.add(label.id)
+            if keep_label(self._store, self._folder, label):
+                self._again.discard(label.id)

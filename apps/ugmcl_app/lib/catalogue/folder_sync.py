@@ -83,18 +83,21 @@ class FolderSync:
             return self._source.list_files()
 
     def _made_label_folders(self) -> bool:
-        """Make a folder of labels again that somebody removed while it was empty; one that had labels is
-        missed, for it may be a share that is away."""
-        made = False
-        for tag in TAGS:
-            place = self.folder / "labels" / tag
-            if not place.exists() and self.folder.is_dir():
-                with self._database.read() as session:
-                    had_labels = bool(labels.labeled_ids(session, tag))
-                if not had_labels:
-                    place.mkdir(parents=True, exist_ok=True)
-                    made = True
-        return made
+        """Make a folder of labels again that somebody removed while it was empty.
+
+        Not where it had labels, or none of the scans is there: then the folder may be a share that is away.
+        """
+        missing = [tag for tag in TAGS if not (self.folder / "labels" / tag).exists()]
+        with self._database.read() as session:
+            if not missing or labels.any_of(session, missing):
+                return False
+        with self._known_lock:
+            scans = [name for name in self._known if folder_files.kind_of(name) == IMAGE]
+        if not self.folder.is_dir() or (scans and not any(self._source.signature(name) for name in scans)):
+            return False
+        for tag in missing:
+            (self.folder / "labels" / tag).mkdir(parents=True, exist_ok=True)
+        return True
 
     def read_through(self, seconds: float) -> None:
         """Read scans to their last voxel that were not yet, as many as the time allows."""

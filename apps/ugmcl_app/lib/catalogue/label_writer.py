@@ -40,6 +40,7 @@ class LabelWriter:
 
     def __init__(self, database: Database, store: LabelStore, sync: FolderSync, looker: Looker) -> None:
         self._database, self._store, self._sync, self._looker = database, store, sync, looker
+        self._in_the_way: set[str] = set()  # records whose file took its place, and could not be taken back
 
     def save(
         self,
@@ -94,7 +95,7 @@ class LabelWriter:
             self._database.write(lambda session: self._enter_reading(session, record))
             return
         path = self._looker.folder / self._name(record)
-        staged = _staged(path, content)
+        staged, renamed = _staged(path, content), []
         try:
 
             def enter(session: Session) -> FileRow:
@@ -103,7 +104,15 @@ class LabelWriter:
                     raise Recounted
                 if also is not None:
                     also(session)
-                return self._enter(session, case, record, staged, path, content)
+                row = self._enter(session, case, record, staged, content)
+                # Last, when the database has taken all of it, and with the case's row locked: whoever
+                # compares folder and catalogue sees both or neither.
+                os.replace(staged, path)
+                renamed.append(row.signature)
+                sync_folder(path.parent)
+                for name in self._others(record):
+                    (self._looker.folder / name).unlink(missing_ok=True)
+                return row
 
             row = self._database.write(enter)
         except IntegrityError:
@@ -113,6 +122,10 @@ class LabelWriter:
                     raise
             self._sync.look(record.case_id)
             return
+        except BaseException:
+            if renamed:
+                self._give_back(record, renamed[-1])
+            raise
         finally:
             staged.unlink(missing_ok=True)
         self._sync.note({row.name: row.signature}, self._others(record))
@@ -120,32 +133,37 @@ class LabelWriter:
     def remove(self, case_id: str, tag: str) -> None:
         """Take the label in effect, or absent, away; its versions stay in the history and the store."""
         record = LabelRecord(case_id, tag, TAKEN_AWAY, time.time())
-        self._store.announce(record)
-        try:
-            self.take_away(record)
-        except BaseException:
-            self._store.withdraw(record)
-            raise
-        self._store.settle(record)
-
-    def take_away(self, record: LabelRecord) -> None:
-        """Do what an announced record of a removal says; see `remove`."""
-        case_id, tag = record.case_id, record.tag
         names = [name for name, kind in self._looker.names_of(case_id).items() if kind == tag]
+        deleting: list[bool] = []
 
         def enter(session: Session) -> None:
             cases.lock(session, [case_id])
             label = labels.current(session, case_id, tag)
             if label is not None:
+                keep_label(self._store, self._looker.folder, label)
                 labels.set_state(session, label, REMOVED)
             if tag == labels.FINAL:
                 readings.close(session, case_id, record.created_at)
             folder_files.drop(session, names)
             session.flush()
+            deleting.append(True)
             for name in names:
                 (self._looker.folder / name).unlink(missing_ok=True)
 
-        self._database.write(enter)
+        def put_back(session: Session) -> None:
+            cases.lock(session, [case_id])
+            label = labels.current(session, case_id, tag)
+            if label is not None and label.state == ACTIVE:
+                self._restore(label)
+
+        try:
+            self._database.write(enter)
+        except BaseException:
+            if deleting:
+                self._database.write(put_back)
+            raise
+        # After it: a database that is lost between the two is rebuilt with the label as absent.
+        self._store.settle(record)
         self._sync.note({}, names)
 
     @staticmethod
@@ -163,17 +181,14 @@ class LabelWriter:
         labels.enter_reading(session, record, record.created_at if case.labeled else None)
 
     def _enter(
-        self, session: Session, case: Case, record: LabelRecord, staged: Path, path: Path, content: bytes
+        self, session: Session, case: Case, record: LabelRecord, staged: Path, content: bytes
     ) -> FileRow:
         before = labels.current(session, record.case_id, record.tag)
         if before is not None and before.state == ACTIVE:
             keep_label(self._store, self._looker.folder, before)  # one that came by the folder just now
-        if (
-            not staged.exists()
-        ):  # a repeated transaction: another process may have put its own label there since
+        if not staged.exists():  # a repeated transaction
             write_bytes_atomic(staged, content)
-        others = self._others(record)
-        folder_files.drop(session, others)
+        folder_files.drop(session, self._others(record))
         image = self._looker.source.signature(case.file)
         no_finding = bool(record.info.get("no_finding"))
         context = self._looker.context_of(image, record.tag, no_finding)
@@ -193,12 +208,6 @@ class LabelWriter:
         if before is None or not _is_same(before, record):
             labels.enter(session, record)
         session.flush()
-        # Last, when the database has taken all of it, and with the case's row locked: whoever compares folder
-        # and catalogue sees both or neither.
-        os.replace(staged, path)
-        sync_folder(path.parent)
-        for name in others:
-            (self._looker.folder / name).unlink(missing_ok=True)
         return row
 
     @staticmethod
@@ -216,42 +225,40 @@ class LabelWriter:
         )
 
     def _withdraw_unless_entered(self, record: LabelRecord) -> None:
-        """After a failure: the label is in effect with all that is known of it, or nothing of it is left.
+        with self._database.read() as session:
+            if labels.is_entered(session, record.uid):  # by a look of another process, meanwhile
+                self._store.settle(record)
+            elif record.uid not in self._in_the_way:
+                self._store.withdraw(record)
 
-        Where that cannot be done now, as on a full disk, the record stays announced: the next look or start
-        that finds its file enters it as its reader's.
+    def _give_back(self, record: LabelRecord, renamed: Signature) -> None:
+        """After a commit that failed: put the label before it into its place again, or nothing.
+
+        Where that fails too, as on a full disk, the record stays announced: the next look or start that finds
+        its file enters it as its reader's.
         """
+        path = self._looker.folder / self._name(record)
 
         def put_back(session: Session) -> None:
             cases.lock(session, [record.case_id])
-            if labels.is_entered(session, record.uid):
+            if labels.is_entered(session, record.uid) or Signature.of(path) != renamed:
                 return
-            if record.is_label:
-                self._put_back(labels.current(session, record.case_id, record.tag), record)
-            self._store.withdraw(record)
+            before = labels.current(session, record.case_id, record.tag)
+            if before is None or before.state != ACTIVE or self._restore(before).name != path.name:
+                path.unlink()
 
-        with self._database.read() as session:  # tells at once whether the database can be asked at all
-            if labels.is_entered(session, record.uid):
-                return
+        self._in_the_way.add(record.uid)
         self._database.write(put_back)
+        self._in_the_way.discard(record.uid)
 
-    def _put_back(self, before: Label | None, record: LabelRecord) -> None:
-        """Give a label's place back to the one before it, if the file was renamed but the commit failed."""
-        path = self._looker.folder / self._name(record)
-        if not path.exists() or self._store.digest(path.read_bytes()) != record.sha256:
-            return
-        if before is None or before.state != ACTIVE:
-            path.unlink()
-            return
-        if before.sha256 == record.sha256:
-            return
-        content = self._store.read(before.sha256, before.extension)
+    def _restore(self, label: Label) -> Path:
+        """Write the kept bytes of a label into its place; OSError if that fails."""
+        path = self._looker.folder / f"labels/{label.tag}/{label.case_id}{label.extension}"
+        content = self._store.read(label.sha256, label.extension)
         if content is None:
-            raise FileNotFoundError(f"The bytes of the label before {record.uid} are not kept.")
-        old = path.with_name(record.case_id + before.extension)
-        write_bytes_atomic(old, content)
-        if old != path:
-            path.unlink()
+            raise FileNotFoundError(f"The bytes of the label {label.uid} are not kept.")
+        write_bytes_atomic(path, content)
+        return path
 
     @staticmethod
     def _name(record: LabelRecord) -> str:

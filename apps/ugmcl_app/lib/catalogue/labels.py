@@ -41,6 +41,12 @@ def current_of(session: Session, case_ids: Iterable[str]) -> dict[tuple[str, str
     return {(found.case_id, found.tag): found for found in session.scalars(select(Label).where(*where))}
 
 
+def any_of(session: Session, tags: Iterable[str]) -> bool:
+    """Whether any case has a label of these tags, or one that is absent for now."""
+    where = (Label.tag.in_(list(tags)), Label.state.in_(CURRENT))
+    return session.scalar(select(Label.id).where(*where).limit(1)) is not None
+
+
 def enter(session: Session, record: LabelRecord, state: str = ACTIVE) -> Label:
     """Make a version the current one of its case and tag; the one before becomes history."""
     stamp = next_number(session, f"labels:{record.tag}")

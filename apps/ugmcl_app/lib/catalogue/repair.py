@@ -14,7 +14,7 @@ from ..workspace import write_bytes_atomic
 from . import cases, labels
 from .database import Database
 from .folder_sync import FolderSync
-from .label_store import TAKEN_AWAY, LabelRecord, LabelStore
+from .label_store import LabelRecord, LabelStore
 from .label_writer import LabelWriter
 from .schema import ABSENT, FolderFile, Label
 
@@ -49,15 +49,6 @@ def finish_pending(database: Database, store: LabelStore, writer: LabelWriter) -
         content = store.read(record.sha256, record.extension)
         if entered:
             store.settle(record)
-        elif record.source == TAKEN_AWAY:
-            if known is None or known.created_at > record.created_at:
-                store.withdraw(record)
-                continue
-            writer.take_away(record)
-            store.settle(record)
-            said.append(
-                f"{_submission(record, 'removed')} was cut off just before its end and was completed."
-            )
         elif content is None:
             store.withdraw(record)
             said.append(f"{_submission(record)} was cut off before all of it was written; send it again.")
@@ -97,9 +88,9 @@ def restore_damaged(database: Database, store: LabelStore, quarantine: Path, syn
     return _told(said)
 
 
-def _submission(record: LabelRecord, what: str = "submitted") -> str:
+def _submission(record: LabelRecord) -> str:
     moment = datetime.fromtimestamp(record.created_at, UTC).isoformat(timespec="seconds")
-    return f"A label ({record.tag}) of {record.case_id!r}, {what} {moment},"
+    return f"A label ({record.tag}) of {record.case_id!r}, submitted {moment},"
 
 
 def _told(said: list[str]) -> list[str]:
