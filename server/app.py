@@ -180,9 +180,8 @@ def _include_pages(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def documentation_of_the_stock_server() -> RedirectResponse:
-        return RedirectResponse(
-            "/"
-        )  # ReDoc, which is there in the stock server, asks the internet for its logo
+        # ReDoc, which is there in the stock server, asks the internet for its logo.
+        return RedirectResponse("/")
 
     @app.get("/favicon.ico", include_in_schema=False)
     def favicon() -> FileResponse:

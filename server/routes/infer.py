@@ -57,8 +57,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     },
     404: {"description": "Unknown model or image"},
-    415: {"description": "A JSON body; params is a form field"},
     409: {"description": "No model yet", "content": {"application/json": {"example": _NO_MODEL}}},
+    415: {"description": "A JSON body; params is a form field"},
 }
 
 

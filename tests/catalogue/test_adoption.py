@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from monailabel.datastore.local import LocalDatastore
 
-from lib.catalogue import case_source, look
+from lib.catalogue import case_source, cases, look
+from lib.catalogue.database import Database
 from lib.pool import Signature, scan_version
 from lib.scores import ScoreBoard
 from lib.workspace import Workspace
@@ -183,3 +184,10 @@ def test_other_classes_are_a_reason_to_judge_labels_again(
     for labels, expected in (({"wall": 7}, []), (ONE, ["a"])):
         again = FolderDatastore(scans, Workspace(project.root), labels)
         assert list(again.final_labels()) == expected
+
+
+def test_more_cases_than_a_statement_takes_are_entered_at_once(database: Database) -> None:
+    files = {f"case{number}": f"case{number}.nii.gz" for number in range(66_000)}
+    database.write(lambda session: cases.add(session, files))
+    with database.read() as session:
+        assert cases.count(session) == len(files)

@@ -348,6 +348,7 @@ def test_two_stock_clients_read_a_case_and_a_third_reader_settles_it(server: Ser
 
 def test_documentation_page_and_openapi_have_examples(server: Server) -> None:
     page = server.get("/").text
+    assert "swagger" in page.lower()
     parts = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(parts) == 3
     assert [one for one in parts if not one.startswith("/")] == []  # nothing from another host

@@ -12,6 +12,7 @@ from .heartbeat import Watch
 from .process_identity import this_process
 
 _KEY = "score"
+_OUTDATED = "Another model version went live."
 
 
 class ScoreJobs:
@@ -42,7 +43,7 @@ class ScoreJobs:
                 return None
             paused = job is not None and job.status == jobs.PAUSED
             if job is not None and job.request.get("model_version") != version:
-                jobs.end(job, jobs.CANCELLED, "Another model version went live.")
+                jobs.end(job, jobs.CANCELLED, _OUTDATED)
                 session.flush()
                 job = None
             job = job or jobs.add(session, jobs.SCORE, _KEY, {"model_version": version})
@@ -65,7 +66,7 @@ class ScoreJobs:
                 if job.request.get("model_version") == version:
                     jobs.end(job, jobs.DONE, "")
                 else:
-                    jobs.end(job, jobs.CANCELLED, "Another model version went live.")
+                    jobs.end(job, jobs.CANCELLED, _OUTDATED)
 
         with self.database.read() as session:  # mostly there is none
             if not jobs.unfinished(session, jobs.SCORE):

@@ -84,9 +84,7 @@ def _rebuild(session: Session, store: LabelStore) -> int:
     """Enter every record of the store, in its order; the newest of each label as absent."""
     records = [record for record in store.records() if record.tag in TAGS]
     files = {record.case_id: record.case_id + record.extension for record in records}
-    ids = list(files)
-    for start in range(0, len(ids), folder_files.BATCH):
-        cases.add(session, {i: files[i] for i in ids[start : start + folder_files.BATCH]}, GONE)
+    cases.add(session, files, GONE)
     session.flush()
     for record in records:
         _replay(session, record)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from .database import Database, insert_new
+from .database import BATCH, Database, insert_new
 from .schema import GONE, PRESENT, UNRANKED, Case, CaseScore
 
 PAGE = 50
@@ -39,12 +39,14 @@ def add(session: Session, files: dict[str, str], state: str = PRESENT) -> None:
     if not files:
         return
     newest: dict[str, tuple[float, float]] = {}
-    for case_id, score, at in session.execute(
-        select(CaseScore.case_id, CaseScore.score, CaseScore.scored_at).where(CaseScore.case_id.in_(files))
-    ):
-        newest[case_id] = max(newest.get(case_id, (0.0, UNRANKED)), (at, score))
+    ids = list(files)
+    for start in range(0, len(ids), BATCH):
+        some = CaseScore.case_id.in_(ids[start : start + BATCH])
+        rows = select(CaseScore.case_id, CaseScore.score, CaseScore.scored_at).where(some)
+        for case_id, score, at in session.execute(rows):
+            newest[case_id] = max(newest.get(case_id, (0.0, UNRANKED)), (at, score))
     now = time.time()
-    rows = [
+    new = [
         {
             "id": case_id,
             "file": file,
@@ -60,7 +62,7 @@ def add(session: Session, files: dict[str, str], state: str = PRESENT) -> None:
         }
         for case_id, file in files.items()
     ]
-    insert_new(session, Case, rows)
+    insert_new(session, Case, new)
 
 
 def serve(found: Case, file: str, state: str) -> bool:

@@ -35,6 +35,8 @@ BUSY_TIMEOUT_S = 20.0
 """How long SQLite waits for another process's write; ours take milliseconds."""
 WRITE_PATIENCE_S = 40.0
 """How long a write is tried again when the database is busy, restarting, or chose it to end a deadlock."""
+BATCH = 500
+"""Ids in one statement; PostgreSQL takes 65,535 parameters, SQLite fewer or more."""
 _DRIVERS = {"sqlite", "postgresql"}
 # SQLSTATE: 40 rolled back (deadlock, serialization), 57P the server restarts, 08 connection, 55P03 lock.
 _PASSING_STATES = ("40", "57P", "08", "55P03")

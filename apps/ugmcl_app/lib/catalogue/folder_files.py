@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 
 from ..checks import TAGS
 from ..pool import Signature, list_folder, split_name
-from .database import Database, upsert
+from .database import BATCH, Database, upsert
 from .look import IMAGE, UNOPENED, VOXELS, FileRow
 from .schema import FolderFile
 
 _COLUMNS = [getattr(FolderFile, name) for name in FileRow._fields]
-BATCH = 500
 
 
 def list_files(folder: Path) -> dict[str, Signature]:

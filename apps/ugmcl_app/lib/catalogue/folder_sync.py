@@ -182,8 +182,8 @@ class FolderSync:
         present = {}
         for name in self._looker.names_of(case_id):
             if listing is None or name in listing or name in rows:
-                signature = self._source.signature(name)
-                if signature is not None and self._is_file(name):
+                signature = self._of_file(name)
+                if signature is not None:
                     present[name] = signature
                 elif listing is not None and listing.get(name) == Signature(-1, 0):
                     present[name] = Signature(-1, 0)  # a dangling link
@@ -215,11 +215,13 @@ class FolderSync:
             cases.serve(row, look.serving, PRESENT)
         elif look.hidden is not None:
             cases.serve(row, look.hidden, SET_ASIDE)
-        elif not any(self._is_file(name) for name in self._looker.names_of(row.id) if "/" not in name):
+        elif not any(self._of_file(name) for name in self._looker.names_of(row.id) if "/" not in name):
             cases.serve(row, row.file, GONE)
 
-    def _is_file(self, name: str) -> bool:
-        return self._source.signature(name) is not None and not self._source.path(name).is_dir()
+    def _of_file(self, name: str) -> Signature | None:
+        """The signature of a file; None where there is none, or a folder of that name."""
+        signature = self._source.signature(name)
+        return None if signature is None or self._source.path(name).is_dir() else signature
 
     def _enter_label(self, session: Session, look: CaseLook, tag: str, recorded: Label | None) -> None:
         file = look.labels.get(tag)

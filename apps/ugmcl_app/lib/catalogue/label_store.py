@@ -73,14 +73,14 @@ class LabelStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.pending_folder = self._pending = folder / "pending"
+        self.pending_folder = folder / "pending"
 
     def keep(self, content: bytes, extension: str) -> str:
         """Store a label's bytes, flushed to disk; returns their SHA-256."""
         digest = self.digest(content)
         if self.read(digest, extension) is None:
             # By way of the one folder that a start clears of what a killed process left half-written.
-            write_bytes_atomic(self.path_of(digest, extension), content, self._pending)
+            write_bytes_atomic(self.path_of(digest, extension), content, self.pending_folder)
         return digest
 
     @staticmethod
@@ -106,25 +106,25 @@ class LabelStore:
 
     def announce(self, record: LabelRecord) -> None:
         """Note what is about to be entered into the database, so that a crash on the way can be mended."""
-        _write(self._pending / f"{record.uid}.json", record)
+        self._write(self.pending_folder / f"{record.uid}.json", record)
 
     def settle(self, record: LabelRecord) -> None:
         """The record is in the database: keep it with its content."""
         target = self._record_path(record)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.replace(self._pending / f"{record.uid}.json", target)
+            os.replace(self.pending_folder / f"{record.uid}.json", target)
         except FileNotFoundError:  # not announced, or settled by another process
             if not target.exists():
-                _write(target, record, self._pending)
+                self._write(target, record)
 
     def withdraw(self, record: LabelRecord) -> None:
         """The record did not come into the database, and its sender knows."""
-        (self._pending / f"{record.uid}.json").unlink(missing_ok=True)
+        (self.pending_folder / f"{record.uid}.json").unlink(missing_ok=True)
 
     def pending(self) -> list[LabelRecord]:
         """Announced records that were not settled, oldest first."""
-        return sorted(_records(self._pending.glob("*.json")), key=lambda record: record.created_at)
+        return sorted(_records(self.pending_folder.glob("*.json")), key=lambda record: record.created_at)
 
     def announced(self, case_id: str, tag: str, sha256: str) -> LabelRecord | None:
         """The record of a label that was announced but not settled, by its case, tag and bytes."""
@@ -138,14 +138,14 @@ class LabelStore:
         found = _records(self._folder.glob("[0-9a-z]*/*/*.json"))
         return sorted(found, key=lambda record: record.created_at)
 
+    def _write(self, path: Path, record: LabelRecord) -> None:
+        content = json.dumps(asdict(record), indent=1, default=str).encode()
+        write_bytes_atomic(path, content, self.pending_folder)
+
     def _record_path(self, record: LabelRecord) -> Path:
         if record.source == TAKEN_AWAY:
             return self._folder / "removed" / record.uid[:2] / f"{record.uid}.json"
         return self._folder / record.sha256[:2] / record.sha256 / f"{record.uid}.json"
-
-
-def _write(path: Path, record: LabelRecord, beside: Path | None = None) -> None:
-    write_bytes_atomic(path, json.dumps(asdict(record), indent=1, default=str).encode(), beside)
 
 
 def _records(paths: Iterator[Path]) -> Iterator[LabelRecord]:

@@ -253,7 +253,7 @@ class LabelWriter:
 
     def _restore(self, label: Label) -> Path:
         """Write the kept bytes of a label into its place; OSError if that fails."""
-        path = self._looker.folder / f"labels/{label.tag}/{label.case_id}{label.extension}"
+        path = self._looker.folder / self._name(label)
         content = self._store.read(label.sha256, label.extension)
         if content is None:
             raise FileNotFoundError(f"The bytes of the label {label.uid} are not kept.")
@@ -261,7 +261,7 @@ class LabelWriter:
         return path
 
     @staticmethod
-    def _name(record: LabelRecord) -> str:
+    def _name(record: LabelRecord | Label) -> str:
         return f"labels/{record.tag}/{record.case_id}{record.extension}"
 
     def _others(self, record: LabelRecord) -> list[str]:
