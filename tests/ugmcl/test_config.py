@@ -90,6 +90,7 @@ def test_a_section_must_be_a_table_and_known() -> None:
         (LossConfig, {"beta": 1.5}, r"\[0, 1\]"),
         (LossConfig, {"cross_task_weight": -1.0}, "must not be negative"),
         (LossConfig, {"rampup_fraction": 0.0}, r"\(0, 1\]"),
+        (LossConfig, {"supervised_fraction": 1.0}, r"supervised_fraction is 1\.0; need \[0, 1\)"),
         (LossConfig, {"threshold_start": 1.1}, r"\[0, 1\]"),
         (LossConfig, {"sharpness": 0.0}, "above 0"),
         (LossConfig, {"uncertainty_weighting": "hard"}, "allowed: mask, soft, none"),
@@ -140,9 +141,12 @@ def test_replacing_values_leaves_the_original_alone() -> None:
 
 
 def test_values_that_came_later_identify_a_run_only_where_they_are_used() -> None:
-    plain, changed = Config(), tiny_config(loss={"dice": "published"}, train={"gradient_clip": 0.0})
+    plain = replace(Config(), loss={"supervised_fraction": 0.0})  # the one default that is not the first's
+    changed = tiny_config(
+        loss={"dice": "published", "supervised_fraction": 0.4}, train={"gradient_clip": 0.0}
+    )
     for section, later in LATER_VALUES.items():
-        assert later.items() <= plain.to_dict()[section].items()  # the defaults are what the first runs had
+        assert later.items() <= plain.to_dict()[section].items()  # as the first runs had them
         assert not set(later) & set(plain.identity()[section])
     assert changed.identity()["loss"]["dice"] == "published"
     assert changed.identity()["train"]["gradient_clip"] == 0.0

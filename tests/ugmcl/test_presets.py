@@ -36,8 +36,26 @@ def test_small_scans_keep_their_spacing_and_the_patch_is_smaller_than_they_are()
 def test_large_scans_are_coarsened_evenly_on_a_cpu() -> None:
     config = preset("default", ["a"], *LEFT_ATRIUM)
     spacing = config.preprocess.spacing_mm
-    assert spacing[0] == spacing[1] == spacing[2] > 0.625
+    assert spacing == (1.4771,) * 3  # 0.625 (200 x 150 x 88 / 200000) ** (1/3)
+    assert config.preprocess.patch == (64, 56, 32)  # of 84.6 x 63.5 x 37.2
     assert preset("default", ["a"], *LEFT_ATRIUM, "cuda").preprocess.spacing_mm == (0.625, 0.625, 0.625)
+
+
+def test_thick_slices_are_not_made_thicker() -> None:
+    spacing = preset("default", ["a"], *THICK_SLICES).preprocess.spacing_mm
+    assert spacing == (3.2128, 3.2128, 8.0)  # 384 mm / sqrt(200000 / 14)
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing"),
+    [
+        ((400, 100, 100), (4.3089, 4.3089, 4.3089)),  # (400 x 200 x 200 / 200000) ** (1/3)
+        ((100, 50, 60), (1.5, 2.0, 2.0)),  # 100 x 50 x 60 / 200000
+        ((60, 50, 60), (1.0, 2.0, 2.0)),  # 180000 voxels are few enough
+    ],
+)
+def test_the_finest_axes_are_coarsened_first(scan: tuple[int, int, int], spacing: tuple[float, ...]) -> None:
+    assert preset("default", ["a"], [scan], [(1.0, 2.0, 2.0)]).preprocess.spacing_mm == spacing
 
 
 def test_one_odd_scan_does_not_decide_the_spacing() -> None:

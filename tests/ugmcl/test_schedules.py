@@ -9,6 +9,7 @@ from ugmcl.schedules import (
     certainty_threshold,
     gaussian_rampup,
     one_cycle_factor,
+    pool_rampup,
     step_decay_factor,
     teacher_memory,
 )
@@ -27,9 +28,22 @@ def test_a_ramp_of_no_length_is_over_at_once() -> None:
 
 
 def test_the_threshold_rises_from_three_quarters_to_the_maximum() -> None:
-    assert certainty_threshold(0, 6000) == pytest.approx(0.751684, abs=1e-6)
-    assert certainty_threshold(3000, 6000) == pytest.approx(0.75 + 0.25 * 0.286505, abs=1e-6)
-    assert certainty_threshold(6000, 6000) == 1.0
+    assert certainty_threshold(gaussian_rampup(0, 6000)) == pytest.approx(0.751684, abs=1e-6)
+    assert certainty_threshold(gaussian_rampup(3000, 6000)) == pytest.approx(0.75 + 0.25 * 0.286505, abs=1e-6)
+    assert certainty_threshold(1.0) == 1.0
+
+
+def test_the_pool_weighs_nothing_until_the_steps_on_labels_are_over() -> None:
+    ramps = [pool_rampup(step, 1000, 0.4, 0.5) for step in range(1000)]
+    assert ramps[:400] == [0.0] * 400
+    assert ramps[400] == pytest.approx(0.006738, abs=1e-6)  # exp(-5)
+    assert ramps[550] == pytest.approx(0.286505, abs=1e-6)  # half of the 300 steps of the ramp: exp(-5/4)
+    assert ramps[700:] == [1.0] * 300
+
+
+@pytest.mark.parametrize("step", [0, 1, 250, 599, 600, 999])
+def test_without_steps_on_labels_the_pools_ramp_is_the_gaussian(step: int) -> None:
+    assert pool_rampup(step, 1000, 0.0, 0.6) == gaussian_rampup(step, 600)
 
 
 def test_the_one_cycle_rate_rises_to_its_peak_and_falls_to_almost_nothing() -> None:

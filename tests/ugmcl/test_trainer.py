@@ -330,6 +330,14 @@ def test_the_teacher_is_asked_only_once_the_consistency_weight_counts(tmp_path: 
     assert all(value > 0 for value in losses[5:])  # 0.1 exp(-5 (1 - 5/20)^2) = 0.0060
 
 
+def test_the_first_steps_see_labels_only(tmp_path: Path) -> None:
+    losses: list[float] = []
+    config = tiny_config(train={"steps": 20, **EAGER}, loss={"supervised_fraction": 0.4})
+    train(tmp_path, config, progress=lambda p: losses.append(p.losses["intra_task"]))
+    assert losses[:8] == [0.0] * 8
+    assert all(value > 0 for value in losses[8:])
+
+
 def test_supervised_training_offers_its_student_as_the_teacher(tmp_path: Path) -> None:
     result = train(tmp_path, tiny_config(train={"method": "supervised"}))
     assert same(result.student, result.teacher)

@@ -28,7 +28,7 @@ def tiny_config(classes: int = 1, **sections: dict[str, object]) -> Config:
         "default",
         PreprocessConfig(patch=(16, 16, 16)),
         NetworkConfig(classes, (4, 8), (1, 1)),
-        LossConfig(),
+        LossConfig(supervised_fraction=0.0),
         TrainConfig(steps=6, mc_samples=2, pool_mib=16, copy_paste="off"),
         InferConfig(mc_samples=3),
     )

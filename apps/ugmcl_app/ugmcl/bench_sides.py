@@ -17,7 +17,7 @@ from .precision import Precision
 from .presets import preset
 from .published_layout import PublishedRun, distance_targets, published_step, start_published
 from .sampling import TrainingCase, TwoStreamSampler
-from .schedules import certainty_threshold, gaussian_rampup
+from .schedules import certainty_threshold, pool_rampup
 from .teacher import MeanTeacher
 from .types import DualTaskOutput
 from .uncertainty import certainty_weights, normalized_entropy, stochastic_passes
@@ -179,15 +179,16 @@ def shared_encoder_step(
         masks = network.sample_masks(len(image), features.bottleneck, run.generator)
         target = network.decode(features, masks)
         passes = stochastic_passes(network, features, config.train.mc_samples, run.generator, distances=False)
-        length = config.loss.rampup_fraction * config.train.steps
-        threshold = certainty_threshold(run.step, length, config.loss.threshold_start)
+        loss = config.loss
+        ramp = pool_rampup(run.step, config.train.steps, loss.supervised_fraction, loss.rampup_fraction)
+        threshold = certainty_threshold(ramp, loss.threshold_start)
         uncertainty = normalized_entropy(passes.probs)
         weights = certainty_weights(uncertainty, threshold, config.loss.uncertainty_weighting)
         target_probs = target.logits.softmax(dim=1)
     labeled = DualTaskOutput(output.logits[:count], output.sdm[:count])
     supervised = supervised_loss(labeled, label.to(run.device), sdm, config.loss)
     intra, cross = consistency_terms(output, target_probs, target.sdm, weights, config.loss)
-    terms = total_loss(supervised, intra, cross, weights, gaussian_rampup(run.step, length), config.loss)
+    terms = total_loss(supervised, intra, cross, weights, ramp, config.loss)
     run.optimizer.zero_grad(set_to_none=True)
     terms.total.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from .config import Config
 from .devices import wait_for
 from .sampling import TwoStreamSampler
-from .schedules import gaussian_rampup
+from .schedules import pool_rampup
 from .training_state import TrainingState, restore, snapshot
 from .training_step import train_step
 
@@ -42,11 +42,9 @@ def _plain_share(config: Config) -> float:
     """Fraction of the steps that see labeled patches only."""
     if not config.uses_unlabeled:
         return 1.0
-    plain = sum(
-        0.1 * gaussian_rampup(k, config.loss.rampup_fraction * 1000) < config.train.skip_below
-        for k in range(1000)
-    )
-    return plain / 1000
+    loss = config.loss
+    ramps = [pool_rampup(k, 1000, loss.supervised_fraction, loss.rampup_fraction) for k in range(1000)]
+    return sum(ramp == 0 or 0.1 * ramp < config.train.skip_below for ramp in ramps) / 1000
 
 
 def _trial_cost(

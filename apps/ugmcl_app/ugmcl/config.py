@@ -101,9 +101,12 @@ class LossConfig:
     mix_weight: float = 1.0
     """Final weight, in the supervised loss of copy-pasted patches, of a voxel that the teacher is certain of;
     a labeled voxel weighs 1; >= 0; only with `TrainConfig.copy_paste` on [M]; not in [P]."""
+    supervised_fraction: float = 0.4
+    """Share of the steps, in [0, 1), that see labels only, before the pool takes part: a teacher that has not
+    learned its labels yet teaches its errors, and these steps cost less [M]; [P] 0."""
     rampup_fraction: float = 0.6
-    """All these weights follow a squared Gaussian ramp-up over this fraction of the steps, in (0, 1] [M]; [P]
-    the whole run."""
+    """All these weights follow a squared Gaussian ramp-up over this fraction of the steps after those, in
+    (0, 1] [M]; [P] the whole run."""
     threshold_start: float = 0.75
     """Uncertainty below which a voxel may teach at the start, in units of its maximum ln C; ramps to 1 [P
     Fig. 3]."""
@@ -130,6 +133,10 @@ class LossConfig:
         weights = ("sdm_weight", "intra_task_weight", "cross_task_weight", "entropy_weight", "mix_weight")
         for name in weights:
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
+        require(
+            0 <= self.supervised_fraction < 1,
+            f"supervised_fraction is {self.supervised_fraction}; need [0, 1).",
+        )
         require(0 < self.rampup_fraction <= 1, f"rampup_fraction is {self.rampup_fraction}; need (0, 1].")
         require(0 <= self.threshold_start <= 1, f"threshold_start is {self.threshold_start}; need [0, 1].")
         require(
@@ -272,7 +279,7 @@ class InferConfig:
 
 
 LATER_VALUES: dict[str, dict[str, Any]] = {
-    "loss": {"dice": "per_sample"},
+    "loss": {"dice": "per_sample", "supervised_fraction": 0.0},
     "train": {
         "gradient_clip": 12.0,
         "data_device": "auto",

@@ -24,6 +24,7 @@ LOSS_FIELDS = (
     "mix_weight",
     "uncertainty_weighting",
     "cross_task_guidance",
+    "supervised_fraction",
 )
 TRAIN_FIELDS = ("method", "mc_stream", "copy_paste")
 """Values of `LossConfig` and `TrainConfig` that make up an objective."""
@@ -59,6 +60,7 @@ def _objective(train: dict[str, Any] | None = None, **loss: Any) -> Changes:
         "mix_weight": 0.0,
         "uncertainty_weighting": "none",
         "cross_task_guidance": "published",
+        "supervised_fraction": 0.0,
     }
     shared = {"method": "ug_mcl", "mc_stream": "all", "copy_paste": "off"}
     return {"loss": {**plain, **loss}, "train": {**shared, **(train or {})}}
@@ -112,7 +114,7 @@ METHODS: dict[str, Method] = {
         _UG_MCL,
     ),
     "ug_mcl_plus": Method(
-        "the default of this program: UG-MCL with soft certainty weights and exchanged boxes",
+        "the default of this program: labels alone first, then UG-MCL with soft weights and exchanged boxes",
         "measured, see docs/results.md",
         _defaults(),
     ),

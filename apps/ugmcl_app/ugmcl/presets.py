@@ -21,13 +21,16 @@ PAPER_FILTERS = (16, 32, 64, 128, 256)
 PAPER_CONVOLUTIONS = (1, 2, 3, 3, 3)
 """The paper's V-Net [P]."""
 
-CPU_PATCH_VOXELS = 160_000
-"""Patch size that keeps a training step under a second on 2 CPU cores with bf16 [M]."""
-CPU_SCAN_VOXELS = 1_000_000
-"""Scans larger than this are trained at a coarser spacing on a CPU, so that a patch still shows context [M].
-"""
+CPU_PATCH_VOXELS = 115_000
+"""Patch size that keeps a training step under half a second on 2 CPU cores with bf16 [M]."""
+CPU_SCAN_VOXELS = 200_000
+"""Scans larger than this are trained at a coarser spacing on a CPU, so that a patch shows most of one: on the
+left atrium 0.89 instead of 0.80 Dice, in a third of the time [M]."""
 GPU_PATCH_VOXELS = 1_003_520
 """112 x 112 x 80, the paper's patch."""
+GPU_SCAN_VOXELS = 4 * GPU_PATCH_VOXELS
+"""The same on a GPU, where nnU-Net (Isensee et al. 2021) adds a coarser stage: a patch under 1/4 of the scan.
+"""
 
 
 def preset(
@@ -61,7 +64,7 @@ def preset(
         return _left_atrium(tuple(labels), spacings)
     network = NetworkConfig(classes=len(labels))
     patch_voxels = CPU_PATCH_VOXELS if device == "cpu" else GPU_PATCH_VOXELS
-    scan_voxels = CPU_SCAN_VOXELS if device == "cpu" else 8 * GPU_PATCH_VOXELS
+    scan_voxels = CPU_SCAN_VOXELS if device == "cpu" else GPU_SCAN_VOXELS
     spacing, patch = _working_geometry(
         np.array(shapes, float), np.array(spacings, float), network.stride, patch_voxels, scan_voxels
     )
@@ -120,14 +123,36 @@ def _working_geometry(
     """
     spacing = np.median(spacings, axis=0)
     size = np.median(shapes * spacings, axis=0) / spacing
-    shrink = max(1.0, float(np.prod(size) / scan_voxels) ** (1 / 3))
-    spacing, size = spacing * shrink, size / shrink
+    spacing = _coarsened(spacing, size * spacing, scan_voxels)
+    size = np.median(shapes * spacings, axis=0) / spacing
     edges = np.maximum(np.floor(size / stride) * stride, max(2 * stride, 16))
     while np.prod(edges) > patch_voxels and edges.max() > 2 * stride:
         edges[int(np.argmax(edges))] -= stride
     chosen = [round(float(value), 4) for value in spacing]
     patch = [int(value) for value in edges]
     return (chosen[0], chosen[1], chosen[2]), (patch[0], patch[1], patch[2])
+
+
+def _coarsened(
+    spacing: NDArray[np.float64], extent_mm: NDArray[np.float64], voxels: int
+) -> NDArray[np.float64]:
+    """Voxel sizes in mm that divide a scan of `extent_mm` into at most `voxels`, the finest axes grown first.
+
+    They grow together, so thick slices stay as they are until the others have caught up.
+    """
+    order = np.argsort(spacing)
+    next_spacing = [*spacing[order[1:]], np.inf]
+    if np.prod(extent_mm / spacing) <= voxels:
+        return spacing
+    for count in (1, 2, 3):
+        finest = order[:count]
+        others = np.delete(extent_mm / spacing, finest)
+        common = float(np.prod(extent_mm[finest]) * np.prod(others) / voxels) ** (1 / count)
+        if common <= next_spacing[count - 1]:
+            break
+    grown = spacing.copy()
+    grown[finest] = common
+    return grown
 
 
 def _median(spacings: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
@@ -162,6 +187,7 @@ def _paper_left_atrium(labels: tuple[str, ...], spacings: Sequence[tuple[float, 
         NetworkConfig(len(labels), PAPER_FILTERS, PAPER_CONVOLUTIONS, "batch", 0.5, "default"),
         LossConfig(
             sdm_weight=1.0,
+            supervised_fraction=0.0,
             rampup_fraction=1.0,
             uncertainty_weighting="mask",
             sdm_convention="published",

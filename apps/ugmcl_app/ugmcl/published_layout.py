@@ -24,7 +24,7 @@ from .config import Config
 from .distance import published_signed_distance_map, sdm_to_probability
 from .losses import consistency_terms, supervised_loss, total_loss
 from .network import DropoutMasks, DualTaskVNet, InstanceNorm
-from .schedules import certainty_threshold, gaussian_rampup
+from .schedules import certainty_threshold, pool_rampup
 from .types import DualTaskOutput
 from .uncertainty import certainty_weights, normalized_entropy
 
@@ -82,14 +82,15 @@ def published_step(run: PublishedRun, image: Tensor, label: Tensor) -> float:
     with torch.no_grad():
         target = full_pass(run.teacher, image, _masks(run, run.teacher, len(image)))
         uncertainty = normalized_entropy(monte_carlo_mean(run, image))
-        length = config.loss.rampup_fraction * config.train.steps
-        threshold = certainty_threshold(run.step, length, config.loss.threshold_start)
+        loss = config.loss
+        ramp = pool_rampup(run.step, config.train.steps, loss.supervised_fraction, loss.rampup_fraction)
+        threshold = certainty_threshold(ramp, loss.threshold_start)
         weights = certainty_weights(uncertainty, threshold, config.loss.uncertainty_weighting)
         target_probs = target.logits.softmax(dim=1)
     labeled = DualTaskOutput(output.logits[:count], output.sdm[:count])
     supervised = supervised_loss(labeled, label.to(run.device), sdm, config.loss)
     intra, cross = consistency_terms(output, target_probs, target.sdm, weights, config.loss)
-    terms = total_loss(supervised, intra, cross, weights, gaussian_rampup(run.step, length), config.loss)
+    terms = total_loss(supervised, intra, cross, weights, ramp, config.loss)
     run.optimizer.zero_grad()
     terms.total.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()

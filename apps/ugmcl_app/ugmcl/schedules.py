@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def gaussian_rampup(step: int, length: float) -> float:
+def gaussian_rampup(step: float, length: float) -> float:
     """exp(-5 (1 - step/length)**2), from 0.0067 at step 0 to 1 at `length` and after.
 
     Source: Tarvainen & Valpola 2017; UG-MCL prints the exponent without its square, every code has it.
@@ -15,12 +15,30 @@ def gaussian_rampup(step: int, length: float) -> float:
     return math.exp(-5.0 * (1.0 - max(step, 0) / length) ** 2)
 
 
-def certainty_threshold(step: int, length: float, start: float = 0.75) -> float:
-    """Uncertainty, in units of its maximum, below which a voxel may teach: ramps from `start` to 1.
+def pool_rampup(step: int, steps: int, supervised_fraction: float, rampup_fraction: float) -> float:
+    """What the unlabeled pool weighs, in [0, 1]: nothing at first, then `gaussian_rampup`.
+
+    Args:
+        step: In [0, steps).
+        steps: Of the run, >= 1.
+        supervised_fraction: Share of the steps that see labels only, in [0, 1).
+        rampup_fraction: Share of the steps after them over which the weight rises, in (0, 1].
+
+    Source: labels first as in bidirectional copy-paste (Bai et al. 2023: 2000 of 17000 steps); the share is
+    measured, see docs/results.md. UG-MCL has 0 and 1.
+    """
+    first = supervised_fraction * steps
+    if step < first:
+        return 0.0
+    return gaussian_rampup(step - first, rampup_fraction * (steps - first))
+
+
+def certainty_threshold(ramp: float, start: float = 0.75) -> float:
+    """Uncertainty, in units of its maximum, below which a voxel may teach: from `start` to 1 as `ramp` is.
 
     Source: UG-MCL Fig. 3 (3/4 of the maximum to the maximum, Gaussian ramp-up).
     """
-    return start + (1.0 - start) * gaussian_rampup(step, length)
+    return start + (1.0 - start) * ramp
 
 
 def teacher_memory(steps: int, share: float) -> float:
