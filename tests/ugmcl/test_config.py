@@ -154,6 +154,13 @@ def test_values_that_came_later_identify_a_run_only_where_they_are_used() -> Non
     assert plain.identity()["train"]["steps"] == plain.train.steps
 
 
+@pytest.mark.parametrize(("name", "fraction"), [("paper-la", 0.0), ("default", 0.4)])
+def test_a_paper_project_from_before_labels_came_first_stays_the_papers(name: str, fraction: float) -> None:
+    kept = Config(preset=name).to_dict()
+    del kept["loss"]["supervised_fraction"]
+    assert Config.from_dict(kept).loss.supervised_fraction == fraction
+
+
 def test_how_scans_are_segmented_makes_no_other_training_run() -> None:
     assert tiny_config(infer={"mirror": "off", "mc_samples": 5}).identity() == tiny_config().identity()
 

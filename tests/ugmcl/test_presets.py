@@ -49,13 +49,40 @@ def test_thick_slices_are_not_made_thicker() -> None:
 @pytest.mark.parametrize(
     ("scan", "spacing"),
     [
-        ((400, 100, 100), (4.3089, 4.3089, 4.3089)),  # (400 x 200 x 200 / 200000) ** (1/3)
+        ((200, 60, 60), (2.4329, 2.4329, 2.4329)),  # (200 x 120 x 120 / 200000) ** (1/3)
         ((100, 50, 60), (1.5, 2.0, 2.0)),  # 100 x 50 x 60 / 200000
         ((60, 50, 60), (1.0, 2.0, 2.0)),  # 180000 voxels are few enough
     ],
 )
 def test_the_finest_axes_are_coarsened_first(scan: tuple[int, int, int], spacing: tuple[float, ...]) -> None:
     assert preset("default", ["a"], [scan], [(1.0, 2.0, 2.0)]).preprocess.spacing_mm == spacing
+
+
+def test_small_structures_in_large_scans_keep_their_shape() -> None:
+    head = preset("default", ["a"], [(200, 200, 100)], [(1.0, 1.0, 1.0)]).preprocess
+    assert head.spacing_mm == (2.5, 2.5, 2.5)  # 2.71 for 200000 voxels; 250000 of them now
+    torso = preset("default", ["a"], [(512, 512, 300)], [(0.8, 0.8, 1.5)]).preprocess.spacing_mm
+    assert torso == (4.2265, 4.2265, 4.2265)  # (409.6 x 409.6 x 450 mm / 1000000) ** (1/3)
+
+
+@pytest.mark.parametrize(
+    ("scan", "spacing", "expected"),
+    [
+        ((512, 512, 30), (0.4, 0.4, 0.4), (1.0, 1.0, 0.75)),  # 12 mm / 16, the others 2.5 x 0.4
+        ((400, 400, 5), (1.0, 1.0, 0.1), (1.0, 1.0, 0.1)),  # 5 slices stay 5
+    ],
+)
+def test_thin_scans_are_not_made_thinner(
+    scan: tuple[int, int, int], spacing: tuple[float, float, float], expected: tuple[float, ...]
+) -> None:
+    assert preset("default", ["a"], [scan], [spacing]).preprocess.spacing_mm == expected
+
+
+def test_on_a_gpu_only_scans_of_over_eight_patches_are_coarsened() -> None:
+    spacing = [(1.0, 1.0, 1.0)]
+    assert preset("default", ["a"], [(256, 256, 120)], spacing, "cuda").preprocess.spacing_mm == spacing[0]
+    coarse = preset("default", ["a"], [(512, 512, 120)], spacing, "cuda").preprocess.spacing_mm
+    assert coarse == pytest.approx(((512 * 512 * 120 / (8 * GPU_PATCH_VOXELS)) ** (1 / 3),) * 3, abs=1e-4)
 
 
 def test_one_odd_scan_does_not_decide_the_spacing() -> None:
@@ -73,6 +100,7 @@ def test_the_paper_preset_has_the_papers_values() -> None:
     assert (config.loss.beta, config.loss.sdm_weight) == (0.75, 1.0)
     assert (config.loss.intra_task_weight, config.loss.cross_task_weight) == (0.1, 0.1)
     assert (config.loss.rampup_fraction, config.loss.threshold_start) == (1.0, 0.75)
+    assert config.loss.supervised_fraction == 0.0
     assert (config.loss.sdm_convention, config.loss.sharpness) == ("published", 1500.0)
     assert (config.loss.dice, config.train.gradient_clip) == ("published", 0.0)
     train = config.train

@@ -8,12 +8,13 @@ import torch
 
 from tests.ugmcl.toy_scans import FP32, BallStudy, labeled, tiny_config, unlabeled
 from ugmcl import trainer
+from ugmcl.budget import RemainingTime, plain_share
 from ugmcl.checkpoint import Checkpoint
-from ugmcl.config import Config
+from ugmcl.config import Config, replace
 from ugmcl.precision import Precision
 from ugmcl.sampling import TrainingCase
 from ugmcl.trainer import FitResult, Progress, evaluate, fit
-from ugmcl.training_state import STATE_FILE
+from ugmcl.training_state import STATE_FILE, interrupted
 
 
 def train(
@@ -457,3 +458,33 @@ def test_evaluation_reports_each_case(tmp_path: Path) -> None:
     assert set(scores) == {"v"}
     assert set(scores["v"]) >= {"dice", "hd95_mm", "dice_by_class", "error_auroc", "score"}
     assert aside == {"x": "x.nii.gz is truncated."}
+
+
+def test_steps_with_the_pool_are_timed_apart() -> None:
+    left = RemainingTime(tiny_config(train=EAGER, loss={"supervised_fraction": 0.4}), 100)
+    assert left.after(0) == 0.0
+    for step in range(40):
+        left.add(step, 1.0)
+    assert left.after(20) == 20 + 60 * 2  # none with the pool was timed yet
+    left.add(40, 3.0)
+    assert left.after(41) == 59 * 3
+    assert left.after(20) == 20 + 60 * 3
+
+
+def test_half_of_a_default_run_sees_labels_only() -> None:
+    assert plain_share(Config()) == 0.49  # 0.4, and a quarter of the ramp over 0.6 x 0.6
+    assert plain_share(tiny_config(train=EAGER)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("now", "resumes"), [({"supervised_fraction": 0.0}, True), ({"supervised_fraction": 0.4}, False)]
+)
+def test_a_state_from_before_labels_came_first_resumes_only_what_it_was(
+    now: dict[str, Any], resumes: bool, tmp_path: Path
+) -> None:
+    config = tiny_config(train={"steps": 6, **EAGER})
+    train(tmp_path, config, should_stop=lambda: True)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    del state["config"]["loss"]["supervised_fraction"]
+    torch.save(state, tmp_path / STATE_FILE)
+    assert (interrupted(replace(config, loss=now), tmp_path / STATE_FILE) is not None) == resumes

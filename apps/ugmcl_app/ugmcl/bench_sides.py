@@ -144,7 +144,7 @@ def exact_pair(config: Config, device: str) -> tuple[Step, Step]:
     images = torch.stack([torch.from_numpy(volume.array.astype(np.float32))[None] for volume, _ in loaded])
     labels = torch.stack([torch.from_numpy(label).long() for _, label in loaded if label is not None])
     ours, theirs = start_published(config, device, plain=False), start_published(config, device)
-    ours.step = theirs.step = train.steps // 2  # the middle of the ramps, where every term counts
+    ours.step = theirs.step = train.steps - 1  # every term at its full weight
     sdm = distance_targets(labels, config.network.classes).to(device)
     teacher = MeanTeacher(ours.student, train.ema_decay, buffers="published")
     return (

@@ -1,4 +1,4 @@
-"""budget: how many steps a round may take, from the time its two kinds of steps take on this machine."""
+"""budget: how many steps a round may take, and how long the rest takes, from the time of its two kinds of steps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,32 @@ TRIAL_SHARE = 0.02
 """Share of the budget that trying each kind of step may take: two steps alone misjudge the speed by 20 % on a
 busy machine [M]."""
 
+POOL_STEP_COST = 2.0
+"""How many steps on labels alone one with the pool takes as long as, until one was timed; 1.9 here [M]."""
+
+
+class RemainingTime:
+    """Seconds that a run still takes; steps on labels alone and steps with the pool are timed apart."""
+
+    def __init__(self, config: Config, steps: int) -> None:
+        self._steps, self._plain = steps, round(plain_share(config) * steps)
+        self._seconds, self._timed = [0.0, 0.0], [0, 0]
+
+    def add(self, step: int, seconds: float) -> None:
+        """Step number `step` took so long."""
+        kind = int(step >= self._plain)
+        self._seconds[kind] += seconds
+        self._timed[kind] += 1
+
+    def after(self, step: int) -> float:
+        """Seconds that the steps from `step` on take; 0 before any was timed."""
+        costs = [taken / max(1, timed) for taken, timed in zip(self._seconds, self._timed, strict=True)]
+        if not self._timed[0]:
+            costs[0] = costs[1] / POOL_STEP_COST
+        if not self._timed[1]:
+            costs[1] = costs[0] * POOL_STEP_COST
+        return costs[0] * max(0, self._plain - step) + costs[1] * (self._steps - max(step, self._plain))
+
 
 def fit_budget(run: TrainingState, sampler: TwoStreamSampler) -> None:
     """Set the number of steps from the time two kinds of steps take here; the trial steps are undone."""
@@ -27,7 +53,7 @@ def fit_budget(run: TrainingState, sampler: TwoStreamSampler) -> None:
     budget = train.cpu_budget_s if train.cpu_budget_s > 0 else train.budget_s
     before = snapshot(run)
     began, limit = clock(), TRIAL_SHARE * budget
-    share = _plain_share(run.config)
+    share = plain_share(run.config)
     cost = share * _trial_cost(run, sampler, 0, clock, limit) if share > 0 else 0.0
     if share < 1:
         cost += (1 - share) * _trial_cost(run, sampler, run.steps - 1, clock, limit)
@@ -38,7 +64,7 @@ def fit_budget(run: TrainingState, sampler: TwoStreamSampler) -> None:
     run.seconds, run.cpu_seconds, run.step = 0.0, 0.0, 0
 
 
-def _plain_share(config: Config) -> float:
+def plain_share(config: Config) -> float:
     """Fraction of the steps that see labeled patches only."""
     if not config.uses_unlabeled:
         return 1.0

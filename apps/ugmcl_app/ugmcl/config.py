@@ -103,7 +103,8 @@ class LossConfig:
     a labeled voxel weighs 1; >= 0; only with `TrainConfig.copy_paste` on [M]; not in [P]."""
     supervised_fraction: float = 0.4
     """Share of the steps, in [0, 1), that see labels only, before the pool takes part: a teacher that has not
-    learned its labels yet teaches its errors, and these steps cost less [M]; [P] 0."""
+    learned its labels yet teaches its errors, and these steps cost less [M]; [P] 0. With `skip_below` and
+    `rampup_fraction` as they are the pool comes in after 49 %."""
     rampup_fraction: float = 0.6
     """All these weights follow a squared Gaussian ramp-up over this fraction of the steps after those, in
     (0, 1] [M]; [P] the whole run."""
@@ -199,7 +200,7 @@ class TrainConfig:
     """Which patches the consistency terms see: "unlabeled", or "all" as in [P] and [C]."""
     skip_below: float = 0.006
     """Teacher passes are skipped while the consistency weight, as a fraction of its final value times 0.1, is
-    below this; 0 never skips. At 0.006 of the paper's 0.1 that is the first quarter of a run."""
+    below this; 0 never skips. At 0.006 of the paper's 0.1 that is the first quarter of the ramp-up."""
     perturbation: str = "strong"
     """"strong": the student sees stronger intensity changes than the teacher [M]; "noise": teacher and each
     of its passes see clamped Gaussian noise [C] (0.1, clamped at 0.2); "none" [P]."""
@@ -372,7 +373,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`; raises ValueError naming an unknown or unacceptable value."""
+        """The inverse of `to_dict`; raises ValueError naming an unknown or unacceptable value.
+
+        One that was kept before a value came has its default; the paper's preset stays the paper's.
+        """
+        if values.get("preset") == "paper-la" and isinstance(values.get("loss"), dict):
+            values = {**values, "loss": {"supervised_fraction": 0.0, **values["loss"]}}
         return built(cls, values, "config")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .budget import fit_budget
+from .budget import RemainingTime, fit_budget
 from .checkpoint import Checkpoint
 from .compiled import compile_where_asked
 from .config import Config
@@ -164,8 +164,8 @@ def _train(
     stop: Callable[[], bool],
 ) -> bool:
     """All remaining steps; true when `stop` ended them early."""
-    saved = began = time.perf_counter()
-    first = run.step
+    saved = before = time.perf_counter()
+    left = RemainingTime(run.config, run.steps)
     every = steps_between_reports(run.precision.device)
     while run.step < run.steps:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -176,11 +176,12 @@ def _train(
         losses = _read_back(terms) if due else None
         run.seconds += time.perf_counter() - wall
         run.cpu_seconds += time.process_time() - cpu
+        now = time.perf_counter()
+        left.add(run.step - 1, now - before)
+        before = now
         if losses is None:
             continue
-        now = time.perf_counter()
-        eta = (run.steps - run.step) * (now - began) / (run.step - first)
-        report(Progress(run.step, run.steps, eta, losses, "train"))
+        report(Progress(run.step, run.steps, left.after(run.step), losses, "train"))
         if stopping or now - saved > run.config.train.save_every_s:
             save(run, sampler, workdir / STATE_FILE)
             saved = now

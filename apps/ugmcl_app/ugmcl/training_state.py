@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .checkpoint import Checkpoint, write_atomic
-from .config import Config
+from .config import LATER_VALUES, Config
 from .devices import expect_fixed_shapes, generator_on
 from .network import DualTaskVNet
 from .precision import Precision, choose_precision, resolve_device
@@ -161,8 +161,9 @@ def interrupted(config: Config, path: Path) -> dict[str, Any] | None:
 
 
 def _is_of(saved: dict[str, Any], config: Config) -> bool:
-    """Whether a state's configuration is this one; one from before a value came has its default."""
+    """Whether a state's configuration is this one; one without a later value did as the first runs."""
+    then = {section: {**later, **saved.get(section, {})} for section, later in LATER_VALUES.items()}
     try:
-        return Config.from_dict(saved) == config
+        return Config.from_dict({**saved, **then}) == config
     except ValueError:
         return False
