@@ -1,4 +1,4 @@
-"""budget: how many steps a round may take, and how long the rest takes, from the time of its two kinds of steps."""
+"""budget: how many steps a round may take and how long they last, from the time its two kinds of steps take."""
 
 from __future__ import annotations
 

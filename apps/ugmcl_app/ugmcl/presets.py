@@ -26,8 +26,8 @@ CPU_PATCH_VOXELS = 115_000
 CPU_LARGEST_SCAN_VOXELS = 1_000_000
 """Scans are never trained in more voxels than this on a CPU."""
 LARGEST_GROWTH = 2.5
-"""Towards `CPU_SCAN_VOXELS` an axis grows at most to this many times the finest voxel, so that small structures
-in large scans keep their shape; the left atrium needs 2.4."""
+"""Towards `CPU_SCAN_VOXELS` an axis grows at most to this many times the finest voxel, so that small
+structures in large scans keep their shape; the left atrium needs 2.4."""
 FEWEST_SLICES = 16
 """No axis is coarsened to fewer voxels than the smallest patch has."""
 CPU_SCAN_VOXELS = 200_000
