@@ -1,4 +1,4 @@
-"""budget: how many steps a round may take and how long they last, from the time its two kinds of steps take."""
+"""budget: how many steps a round may take and how long they last; its two kinds of steps are timed apart."""
 
 from __future__ import annotations
 
