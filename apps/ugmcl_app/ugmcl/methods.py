@@ -1,10 +1,10 @@
 """methods: the method, its rivals and its ablation rows, as changes of one configuration.
 
 A method is its objective and nothing else: which terms the loss has, what they weigh, on which patches they
-are asked, and how the teacher's uncertainty guides them. Network, augmentation, perturbation, optimizer,
-schedules, batch, T and the distance targets come from the configuration that all methods share, so that a
-comparison compares objectives. The changes name every value of an objective, so they hold whatever
-configuration they start from.
+are asked and from when on, and how the teacher's uncertainty guides them. Network, augmentation,
+perturbation, optimizer, other schedules, batch, T and the distance targets come from the configuration that
+all methods share, so that a comparison compares objectives. The changes name every value of an objective, so
+they hold whatever configuration they start from.
 """
 
 from __future__ import annotations
