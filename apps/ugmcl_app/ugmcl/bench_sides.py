@@ -17,7 +17,7 @@ from .precision import Precision
 from .presets import preset
 from .published_layout import PublishedRun, distance_targets, published_step, start_published
 from .sampling import TrainingCase, TwoStreamSampler
-from .schedules import certainty_threshold, pool_rampup
+from .schedules import certainty_threshold
 from .teacher import MeanTeacher
 from .types import DualTaskOutput
 from .uncertainty import certainty_weights, normalized_entropy, stochastic_passes
@@ -179,9 +179,8 @@ def shared_encoder_step(
         masks = network.sample_masks(len(image), features.bottleneck, run.generator)
         target = network.decode(features, masks)
         passes = stochastic_passes(network, features, config.train.mc_samples, run.generator, distances=False)
-        loss = config.loss
-        ramp = pool_rampup(run.step, config.train.steps, loss.supervised_fraction, loss.rampup_fraction)
-        threshold = certainty_threshold(ramp, loss.threshold_start)
+        ramp = config.loss.pool_ramp(run.step, config.train.steps)
+        threshold = certainty_threshold(ramp, config.loss.threshold_start)
         uncertainty = normalized_entropy(passes.probs)
         weights = certainty_weights(uncertainty, threshold, config.loss.uncertainty_weighting)
         target_probs = target.logits.softmax(dim=1)

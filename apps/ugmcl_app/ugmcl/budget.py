@@ -9,7 +9,6 @@ from collections.abc import Callable
 from .config import Config
 from .devices import wait_for
 from .sampling import TwoStreamSampler
-from .schedules import pool_rampup
 from .training_state import TrainingState, restore, snapshot
 from .training_step import train_step
 
@@ -66,11 +65,7 @@ def fit_budget(run: TrainingState, sampler: TwoStreamSampler) -> None:
 
 def plain_share(config: Config) -> float:
     """Fraction of the steps that see labeled patches only."""
-    if not config.uses_unlabeled:
-        return 1.0
-    loss = config.loss
-    ramps = [pool_rampup(k, 1000, loss.supervised_fraction, loss.rampup_fraction) for k in range(1000)]
-    return sum(ramp == 0 or 0.1 * ramp < config.train.skip_below for ramp in ramps) / 1000
+    return sum(not config.asks_pool(config.loss.pool_ramp(step, 1000)) for step in range(1000)) / 1000
 
 
 def _trial_cost(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .plain_values import built, choice, plain, require
-from .schedules import teacher_memory
+from .schedules import pool_rampup, teacher_memory
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,10 @@ class LossConfig:
         choice("cross_task_guidance", self.cross_task_guidance, ("published", "mask"))
         choice("sdm_convention", self.sdm_convention, ("between_voxels", "published"))
         choice("dice", self.dice, ("per_sample", "published"))
+
+    def pool_ramp(self, step: int, steps: int) -> float:
+        """What the unlabeled pool weighs at a step of a run, in [0, 1] (`schedules.pool_rampup`)."""
+        return pool_rampup(step, steps, self.supervised_fraction, self.rampup_fraction)
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,10 @@ class Config:
         """Whether a term looks at patches without labels."""
         alone = self.loss.cross_task_weight > 0 or self.loss.entropy_weight > 0
         return self.train.method != "supervised" and (self.has_teacher or alone)
+
+    def asks_pool(self, ramp: float) -> bool:
+        """Whether a step with this `LossConfig.pool_ramp` looks at patches without labels."""
+        return self.uses_unlabeled and ramp > 0 and 0.1 * ramp >= self.train.skip_below
 
     @property
     def learns_distances(self) -> bool:

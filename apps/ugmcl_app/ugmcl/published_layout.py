@@ -24,7 +24,7 @@ from .config import Config
 from .distance import published_signed_distance_map, sdm_to_probability
 from .losses import consistency_terms, supervised_loss, total_loss
 from .network import DropoutMasks, DualTaskVNet, InstanceNorm
-from .schedules import certainty_threshold, pool_rampup
+from .schedules import certainty_threshold
 from .types import DualTaskOutput
 from .uncertainty import certainty_weights, normalized_entropy
 
@@ -82,9 +82,8 @@ def published_step(run: PublishedRun, image: Tensor, label: Tensor) -> float:
     with torch.no_grad():
         target = full_pass(run.teacher, image, _masks(run, run.teacher, len(image)))
         uncertainty = normalized_entropy(monte_carlo_mean(run, image))
-        loss = config.loss
-        ramp = pool_rampup(run.step, config.train.steps, loss.supervised_fraction, loss.rampup_fraction)
-        threshold = certainty_threshold(ramp, loss.threshold_start)
+        ramp = config.loss.pool_ramp(run.step, config.train.steps)
+        threshold = certainty_threshold(ramp, config.loss.threshold_start)
         weights = certainty_weights(uncertainty, threshold, config.loss.uncertainty_weighting)
         target_probs = target.logits.softmax(dim=1)
     labeled = DualTaskOutput(output.logits[:count], output.sdm[:count])

@@ -21,7 +21,6 @@ from .sampling import TwoStreamSampler
 from .schedules import (
     certainty_threshold,
     one_cycle_factor,
-    pool_rampup,
     step_decay_factor,
     teacher_memory,
 )
@@ -65,7 +64,7 @@ def train_step(run: TrainingState, sampler: TwoStreamSampler) -> LossTerms:
     """One optimizer step and one teacher update; returns the loss terms, still on the device."""
     config = run.config
     batch = sampler.labeled_batch()
-    ramp = _ramp(run)
+    ramp = config.loss.pool_ramp(run.step, run.steps)
     unlabeled = _consistency_batch(run, sampler, batch, ramp)
     targets = None if unlabeled is None else _targets(run, batch, unlabeled)
     if targets is not None and targets.exchanged:
@@ -113,16 +112,11 @@ def _loss(
     return total_loss(supervised, intra, cross, weights, ramp, config, entropy)
 
 
-def _ramp(run: TrainingState) -> float:
-    loss = run.config.loss
-    return pool_rampup(run.step, run.steps, loss.supervised_fraction, loss.rampup_fraction)
-
-
 def _consistency_batch(
     run: TrainingState, sampler: TwoStreamSampler, labeled: Batch, ramp: float
 ) -> Tensor | None:
     """Patches of the consistency terms: labeled ones without a pool, `None` while they hardly count."""
-    if not run.config.uses_unlabeled or ramp == 0 or 0.1 * ramp < run.config.train.skip_below:
+    if not run.config.asks_pool(ramp):
         return None
     batch = sampler.unlabeled_batch()
     return labeled.image if batch is None else batch.image
@@ -185,7 +179,8 @@ def teach(run: TrainingState, images: Tensor) -> Lesson:
         probs = output.logits.float().softmax(dim=1)
         return Lesson(probs, output.sdm.float() if distances else None, torch.ones_like(probs[:, :1]))
     probs, sdm = _teacher_passes(run, images, distances)
-    threshold = certainty_threshold(_ramp(run), config.loss.threshold_start)
+    ramp = config.loss.pool_ramp(run.step, run.steps)
+    threshold = certainty_threshold(ramp, config.loss.threshold_start)
     weights = certainty_weights(normalized_entropy(probs), threshold, config.loss.uncertainty_weighting)
     return Lesson(probs, sdm, weights)
 
