@@ -64,7 +64,7 @@ def learning_curve(evaluated: Evaluated, data_set: str, path: Path) -> bool:
 
 
 def case_boxes(evaluated: Evaluated, data_set: str, labels: int, path: Path) -> bool:
-    """Dice and 95HD of every test case, mean over seeds, a box and points for each method; false for one."""
+    """Dice and 95HD of every case, mean over seeds, a box and points for each method; false for one."""
     figures = main_methods(evaluated.figures(data_set, labels))
     if len(figures) < 2:
         return False
@@ -90,7 +90,7 @@ def case_boxes(evaluated: Evaluated, data_set: str, labels: int, path: Path) -> 
     left.invert_yaxis()
     cases = len(figures[0].by_case["dice"])
     picture.suptitle(
-        f"{data_set_name(data_set)}, {labels} labels: {cases} test cases (mean over seeds)",
+        f"{data_set_name(data_set)}, {labels} labels: {cases} evaluated cases (mean over seeds)",
         x=0.01, ha="left", fontsize=12, color=INK,
     )  # fmt: skip
     save(picture, path)

@@ -71,7 +71,7 @@ def worst_overlays(run: Run, pack: LabeledSet, cases: Sequence[tuple[str, float]
     _legend(picture, grid[0][0])
     picture.suptitle(
         f"{data_set_name(pack.data_set)}, {method_name(str(run.record['method']))}, "
-        f"{run.record['labeled']} labels, seed {run.record['seed']}: its {len(cases)} worst test cases",
+        f"{run.record['labeled']} labels, seed {run.record['seed']}: its {len(cases)} worst cases",
         x=0.01, ha="left", fontsize=12, color=INK,
     )  # fmt: skip
     save(picture, path)

@@ -101,7 +101,7 @@ def section(
         parts += _accuracy(evaluated, data_set, labels, references, machines)
         path = docs / PICTURES / f"cases_{data_set}_{labels}.png"
         if case_boxes(evaluated, data_set, labels, path):
-            parts.append(_shown(path, f"Dice and 95HD of every test case, {labels} labels", pictures))
+            parts.append(_shown(path, f"Dice and 95HD of every evaluated case, {labels} labels", pictures))
     if judged is not None:
         parts += _uncertainty(evaluated, data_set, judged, docs, pictures)
     overlay = csv_folder / f"worst_{data_set}.png"

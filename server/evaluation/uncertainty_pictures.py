@@ -70,7 +70,7 @@ def risk_coverage_curves(evaluated: Evaluated, data_set: str, judged: Uncertaint
 
 
 def _case_curves(evaluated: Evaluated, data_set: str, judged: UncertaintyFigures, axes: Any) -> None:
-    dress(axes, "test cases", "share of cases kept, surest first", "mean 1 - Dice of them")
+    dress(axes, "evaluated cases", "share of cases kept, surest first", "mean 1 - Dice of them")
     rows = [row for row in _rows(evaluated, data_set, judged, "scores") if row["set"] == "test"]
     score = judged.best_score or "error_probability.expected_dice_loss"
     wanted = [row for row in rows if row["score"] == score]
